@@ -6,7 +6,8 @@ drawn. Their licence is CC BY-SA 4.0. Chromium, if it is installed, draws the re
 fold. With the images of blood_cells, a detector is trained as in docs/explanation/detection.md and
 draws held-out images. The frames of rgbd_room become a point cloud, and a head learns depth, normals
 and classes of computed scenes. ``--tutorials`` runs the code of the tutorials and draws their
-pictures alone. ``--help`` lists the data that each picture needs.
+pictures alone. ``--before`` draws computed scenes with the code of 0.3.0 and with that of today, for
+docs/project/pictures.md, alone. ``--help`` lists the data that each picture needs.
 
 Drawn by hand are ``logo.svg``, ``data_flow.svg`` and ``roads.svg``; ``python -m examples.dense_ndvi``
 draws ``field_ndvi.png``.
@@ -32,6 +33,7 @@ from dinoneck.data import BoxImages, DenseLabels, Pasture
 from dinoneck.detection import Detector
 from dinoneck.training import TrainConfig, train
 from dinoneck.viz import boxes_panel, heat, overlay_panel, pca_panels
+from examples.pictures.before_after import draw_before_and_after
 from examples.pictures.intervals import interval_picture, intervals_of_new_samplings
 from examples.pictures.room import room
 from examples.pictures.surfaces import surfaces
@@ -97,11 +99,20 @@ def main() -> None:
         metavar="NAME",
         help="run the code of tutorials, 3 CPU minutes, for tutorial_NAME.jpg; without names all",
     )
+    parser.add_argument(
+        "--before",
+        type=Path,
+        metavar="CHECKOUT",
+        help="the folder of a checkout of 0.3.0, for before_NAME.jpg and after_NAME.jpg alone",
+    )
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     if options.tutorials is not None:
         for name in options.tutorials or TUTORIALS:
             write(TUTORIALS[name](), options.folder / f"tutorial_{name}.jpg", quality=82)
+        return
+    if options.before is not None:
+        draw_before_and_after(options.folder, options.before)
         return
     write(pasture_colours(), options.folder / "pictures_pca.png", optimize=True)
     picture = interval_picture(intervals_of_new_samplings())

@@ -58,7 +58,7 @@ PIPELINES = [
         sentence="Every image draws the same changes of colour.",
         where="data.views:draws",
         edit=replace(r'f"{i}\0{image_id}"', by=r'f"{i}\0"'),
-        tests=["unit/data/test_preparation.py::test_draws_repeat_and_depend_on_image_and_pattern"],
+        tests=["unit/data/test_preparation.py::test_draws_depend_on_the_name_of_the_image"],
     ),
     Mutant(
         sentence="Storing tokens as int8 clips large negative values.",

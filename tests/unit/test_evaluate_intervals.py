@@ -24,6 +24,7 @@ from dinoneck import (
 )
 from dinoneck.data import read_table
 from dinoneck.errors import ConfigError, DataError
+from dinoneck.export import export_model
 from dinoneck.training import train
 from dinoneck.viz.score_tables import all_tables
 
@@ -153,6 +154,69 @@ def test_a_head_is_calibrated_by_the_views_that_its_file_records(
     assert refused.code == 1
     assert "tta is 'flip4': the file records the views 'none'" in refused.err
     assert calibrated.code == 0, calibrated.err
+
+
+@pytest.fixture
+def of_views(meadow: Path, tmp_path: Path) -> Path:
+    """The file of a head that records the views flip4, with intervals of predictions from them."""
+    head = kit.saved_head(
+        tmp_path / "flipped.safetensors", kit.head(Task("soil")), size=(32, 64), tta="flip4"
+    )
+    out = tmp_path / "of_views.safetensors"
+    evaluate(head, meadow.parent, meadow, calibrate=out)
+    return out
+
+
+def test_intervals_of_views_are_held_with_these_views(of_views: Path, meadow: Path) -> None:
+    [interval] = HeadCheckpoint.load(of_views).tasks[0].interval
+    [row] = Predictor(of_views, interval=0.5)([meadow.parent / "00.png"])
+
+    assert interval.views == "flip4"
+    assert row["interval"]["soil"][0] < row["soil"] < row["interval"]["soil"][1]
+
+
+@pytest.mark.parametrize("tta", ["none", "d6"])
+def test_intervals_of_views_are_refused_with_other_views(tta: Any, of_views: Path) -> None:
+    message = f"the intervals of 'soil' are of predictions from the views 'flip4', not from '{tta}'"
+
+    with pytest.raises(ConfigError, match=message):
+        Predictor(of_views, tta=tta, interval=0.5)
+
+
+def test_predictions_from_other_views_have_no_intervals_and_say_so(
+    of_views: Path, meadow: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "rows.csv"
+
+    ran = kit.cli(
+        "predict", meadow.parent / "00.png", "--heads", of_views, "--tta", "none", "--out", out
+    )
+
+    assert ran.code == 0, ran.err
+    assert "Without intervals, which are of predictions from the views flip4, see --tta." in ran.out
+    assert list(pd.read_csv(out).columns) == ["image", "soil"]
+
+
+def test_intervals_of_the_image_alone_hold_for_views(
+    head: Path, meadow: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "calibrated.safetensors"
+    evaluate(head, meadow.parent, meadow, calibrate=out)
+
+    [row] = Predictor(out, tta="flip4", interval=0.5)([meadow.parent / "00.png"])
+
+    assert "soil" in row["interval"]
+
+
+@pytest.mark.filterwarnings("ignore:this model (predicts|takes)")
+def test_an_exported_model_has_no_intervals_of_views_and_says_so(
+    of_views: Path, tmp_path: Path
+) -> None:
+    with pytest.warns(UserWarning, match="the views 'flip4', and the exported model predicts one"):
+        exported = export_model(of_views, tmp_path / "h.pt2", format="pt2", check=False)
+
+    [task] = exported.description["tasks"]
+    assert "interval" not in task
 
 
 def test_a_head_is_calibrated_in_the_precision_that_its_file_records(

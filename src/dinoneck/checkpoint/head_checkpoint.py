@@ -32,7 +32,7 @@ from dinoneck.checks import with_named_keywords
 from dinoneck.codec import TAG, encode, normal
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import check_device
-from dinoneck.dtypes import float_dtype
+from dinoneck.dtypes import dtype_name, float_dtype
 from dinoneck.errors import BackboneError, CheckpointError
 from dinoneck.grid import PatchSize, patch_pair
 from dinoneck.kinds import THRESHOLD_KINDS
@@ -431,13 +431,18 @@ class HeadCheckpoint:
             compare.check_rotary(trained, unwrapped)
 
     def load_backbone(
-        self, file: str | os.PathLike[str] | None = None, *, random: bool = False
+        self,
+        file: str | os.PathLike[str] | None = None,
+        *,
+        random: bool = False,
+        dtype: torch.dtype | None = None,
     ) -> Backbone:
         """Load the backbone that this file names, with what travels with the head: LoRA weights, or all its weights.
 
         Args:
             file: its weights, in the place of those that the file names or ``backbone_file`` has.
             random: seeded random weights in their place.
+            dtype: of the weights and tokens; None = as in training.
 
         Raises:
             CheckpointError: if the file names none, or its record cannot be followed.
@@ -450,6 +455,8 @@ class HeadCheckpoint:
                 "with backbone=",
                 step="pairing",
             )
+        if dtype is not None:
+            record = {**record, "dtype": dtype_name(dtype)}
         if file is None and self.backbone_file is not None and not random:
             backbone = rebuild(record, self.backbone_file)
             weight_hashes.note_published(

@@ -174,6 +174,7 @@ class IntervalRecord(Struct):
     levels: list[float]
     half_widths: list[float]
     groups: Count
+    views: str | None = None
 
 
 class TaskRecord(Struct):

@@ -125,12 +125,12 @@ REPORT_WITHOUT_TRUTH = RunKind(
 )
 EXPORT_HEAD_ALONE = RunKind(
     "the export of a head without --with-backbone",
-    unused=("--size", "--maps", "--backbone-file", "--random-backbone"),
+    unused=("--size", "--maps", "--backbone-file", "--random-backbone", "--precision"),
 )
 EXPORT_WHOLE_MODEL = RunKind("the export of a whole model", unused=("--grid",))
 EXPORT_DETECTOR = RunKind(
     "the export of a detector, which is always whole",
-    unused=("--grid", "--maps", "--with-backbone"),
+    unused=("--grid", "--maps", "--with-backbone", "--precision"),
 )
 
 
@@ -293,8 +293,14 @@ class HeadBackbone:
     random_backbone: bool = False
     weights: str | None = None
 
-    def load_backbone(self, head: HeadCheckpoint) -> Backbone | None:
-        """Return the backbone with the LoRA weights of the head, or None where neither option is given.
+    def load_backbone(
+        self, head: HeadCheckpoint, precision: Precision | None = None
+    ) -> Backbone | None:
+        """Return the backbone with the LoRA weights of the head, or None for the one that the head names.
+
+        Args:
+            head: that reads its tokens.
+            precision: of its weights and tokens; None = as in training.
 
         Raises:
             ConfigError: if the options contradict each other.
@@ -306,11 +312,16 @@ class HeadBackbone:
             raise ConfigError(
                 "--backbone-file and --random-backbone exclude each other; give one of them"
             )
-        if not (self.backbone_file or self.random_backbone):
+        if not (self.backbone_file or self.random_backbone) and precision is None:
             return None
         if head.head_type in WITH_OWN_VIT:
             raise _no_backbone_needed()
-        return head.load_backbone(self.backbone_file, random=self.random_backbone)
+        dtype = None
+        if precision is not None:
+            from dinoneck.dtypes import WEIGHT_DTYPES
+
+            dtype = WEIGHT_DTYPES[precision]
+        return head.load_backbone(self.backbone_file, random=self.random_backbone, dtype=dtype)
 
     def refuse_with_own_vit(self) -> None:
         """Raise a ConfigError if an option gives a backbone to a detector that holds its own."""

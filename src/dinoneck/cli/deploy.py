@@ -23,6 +23,7 @@ from dinoneck.cli.arguments import (
 from dinoneck.cli.text import show
 from dinoneck.errors import ConfigError
 from dinoneck.extras import check_installed
+from dinoneck.kinds import Precision
 from dinoneck.registry import DETECTORS
 from dinoneck.runtime.names import is_exported
 from dinoneck.serve.settings import Settings
@@ -45,6 +46,7 @@ def export(
     with_backbone: bool = False,
     size: Annotated[tuple[int, int] | None, SIZE] = None,
     maps: bool = False,
+    precision: Precision | None = None,
     backbone: Annotated[HeadBackbone, arg(name="")] = HeadBackbone(),
     words: Words = (),
 ) -> dict[str, Any]:
@@ -67,6 +69,8 @@ def export(
         size: with backbone: the one image size in pixels (default: any, where the backbone allows,
             else the head's).
         maps: with backbone: also return per-patch predictions, where the head has them.
+        precision: with backbone: dtype of its weights and tokens, such as float32 for an ONNX model
+            of a head that was trained in bfloat16 (default: as in training).
         backbone: with backbone: where its weights come from.
         words: the command line.
     """
@@ -102,7 +106,7 @@ def export(
         document |= _export_model(
             head,
             out,
-            backbone=backbone.load_backbone(head),
+            backbone=backbone.load_backbone(head, precision),
             size=size,
             maps=maps,
             format=format,

@@ -981,6 +981,9 @@ def _intervals_left_out(opened: OpenModel, level: float | None, tile: TileSize) 
         if has_intervals:
             return "Without intervals, which hold for images like those of the training, not for tiles."
         return ""
+    views = _views_of_intervals(opened)
+    if views and not any(task.interval for task in opened.tasks):
+        return f"Without intervals, which are of predictions from the views {views}, see --tta."
     names = []
     levels: set[float] = set()
     for task in opened.tasks:
@@ -996,6 +999,17 @@ def _intervals_left_out(opened: OpenModel, level: float | None, tile: TileSize) 
         f"Without intervals of {', '.join(names)}, of which the heads hold none of {100 * level:g} %; "
         f"--interval {shown_levels} writes those that they hold."
     )
+
+
+def _views_of_intervals(opened: OpenModel) -> str:
+    """The views that intervals in head files are of; empty where all are of the image alone."""
+    from dinoneck.heads.ensemble import views_of_intervals
+    from dinoneck.task_intervals import NO_VIEWS
+
+    views: set[str] = set()
+    for file in opened.checkpoints:
+        views.update(views_of_intervals(task) for task in file.tasks)
+    return ", ".join(sorted(views - {NO_VIEWS}))
 
 
 def _value_rows(

@@ -87,19 +87,14 @@ class Grove:
         centres, radii = _place_trees(random, self.size)
         pixels = _ground(random, self.size) + hue
         for centre, radius in zip(centres, radii, strict=True):
-            window, distance, _ = _disc(centre + _SHADOW_OFFSET * radius, radius, self.size)
-            pixels[window][distance < 1.0] *= _SHADOW
+            shadow = _Disc.around(centre + _SHADOW_OFFSET * radius, radius, self.size)
+            pixels[shadow.window][shadow.is_inside] *= _SHADOW
         classes = np.zeros(self.size, np.uint8)
         for centre, radius in zip(centres, radii, strict=True):
-            window, distance, offset = _disc(centre, radius, self.size)
-            is_crown = distance < 1.0
-            # darker to the edge and away from the light
-            shade = 1.1 - 0.35 * distance**2 - 0.2 * offset.sum(axis=0)
-            leaves = 1.0 + 0.12 * random.normal(size=shade.shape)
-            colour = _CROWN + random.normal(0.0, 7.0, 3)
-            crown = (shade * leaves)[..., None] * colour
-            pixels[window][is_crown] = crown[is_crown]
-            classes[window][is_crown] = 1
+            disc = _Disc.around(centre, radius, self.size)
+            crown = _crown(random, disc)
+            pixels[disc.window][disc.is_inside] = crown[disc.is_inside]
+            classes[disc.window][disc.is_inside] = 1
 
         grid = (self.size[0] // _LIGHT_CELL_PX, self.size[1] // _LIGHT_CELL_PX)
         light = 1.0 + 0.1 * smooth_noise(random, grid, passes=2, size=self.size)[..., None]
@@ -158,11 +153,45 @@ def _ground(random: np.random.RandomState, size: _Size) -> _Array:
     return _GROUND * (1.0 + strength * relief[..., None])
 
 
-def _disc(centre: _Array, radius: float, size: _Size) -> tuple[tuple[slice, slice], _Array, _Array]:
-    """The window of an image around a disc; there the distances and offsets (2, h, w), in radii."""
-    low = np.maximum(np.floor(centre - radius), 0).astype(int)
-    high = np.minimum(np.ceil(centre + radius) + 1, size[::-1]).astype(int)
-    window = (slice(low[1], high[1]), slice(low[0], high[0]))
-    y, x = np.mgrid[window]
-    offset = np.stack([x - centre[0], y - centre[1]]) / radius
-    return window, np.linalg.norm(offset, axis=0), offset
+class _Disc(NamedTuple):
+    """A disc in an image.
+
+    Attributes:
+        window: the rows and the columns around it.
+        offset: (2, h, w), from the centre to each pixel of the window, x and y in radii.
+    """
+
+    window: tuple[slice, slice]
+    offset: _Array
+
+    @classmethod
+    def around(cls, centre: _Array, radius: float, size: _Size) -> _Disc:
+        """Return the disc around a centre (x, y) in an image of this size."""
+        height, width = size
+        left, top = np.maximum(np.floor(centre - radius), 0).astype(int)
+        right, bottom = np.minimum(np.ceil(centre + radius) + 1, (width, height)).astype(int)
+        window = (slice(top, bottom), slice(left, right))
+        y, x = np.mgrid[window]
+        offset = np.stack([x - centre[0], y - centre[1]]) / radius
+        return cls(window, offset)
+
+    @property
+    def distance(self) -> _Array:
+        """(h, w), of each pixel of the window from the centre, in radii."""
+        distance: _Array = np.linalg.norm(self.offset, axis=0)
+        return distance
+
+    @property
+    def is_inside(self) -> _Array:
+        """(h, w), whether a pixel of the window is in the disc."""
+        is_inside: _Array = self.distance < 1.0
+        return is_inside
+
+
+def _crown(random: np.random.RandomState, disc: _Disc) -> _Array:
+    """The leaves of a tree (h, w, 3): darker to the edge, and away from the light."""
+    shade = 1.1 - 0.35 * disc.distance**2 - 0.2 * disc.offset.sum(axis=0)
+    leaves = 1.0 + 0.12 * random.normal(size=shade.shape)
+    colour = _CROWN + random.normal(0.0, 7.0, 3)
+    crown: _Array = (shade * leaves)[..., None] * colour
+    return crown

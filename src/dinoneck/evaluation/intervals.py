@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from dinoneck.inference.predictor import Predictor
 from dinoneck.metrics import Array
 from dinoneck.runtime.exported import ExportedPredictor
 from dinoneck.task_facts import TaskFacts
+from dinoneck.task_intervals import Interval
 from dinoneck.training.intervals import (
     Intervals,
     intervals_of_tasks,
@@ -178,8 +179,11 @@ class Calibration:
             if isinstance(target, ValueTarget):
                 outputs = outputs[:, list(target.columns)]
             residuals[name] = target.residuals(outputs, range(len(rows)))
-        intervals = target_intervals(targets, {HEAD: residuals}, groups)
-        return intervals_of_tasks(intervals, HEAD, self.checkpoint.tasks)
+        measured = target_intervals(targets, {HEAD: residuals}, groups)
+        intervals: dict[str, Sequence[Interval]] = {}
+        for task, of_outputs in intervals_of_tasks(measured, HEAD, self.checkpoint.tasks).items():
+            intervals[task] = [replace(interval, views=self.model.tta) for interval in of_outputs]
+        return intervals
 
     def write(self, intervals: Intervals, *, num_images: int, num_trained_on: int) -> None:
         """Write the file with intervals.

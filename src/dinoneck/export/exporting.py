@@ -25,7 +25,7 @@ from dinoneck.export import onnx_file, program
 from dinoneck.export.models import ImagesModel, Model, TokensModel
 from dinoneck.export.program import Traced, TracedOutput
 from dinoneck.grid import GridSize, TokenGrid
-from dinoneck.heads.ensemble import HeadEnsemble
+from dinoneck.heads.ensemble import HeadEnsemble, views_of_intervals, with_intervals_of_views
 from dinoneck.inference.predictor import Predictor
 from dinoneck.inference.sources import NO_KEY, HeadSource, open_heads
 from dinoneck.inference.tiles import TrainedBoxes
@@ -40,6 +40,7 @@ from dinoneck.runtime.description import (
     to_entry,
 )
 from dinoneck.task_facts import TaskRecord
+from dinoneck.task_intervals import NO_VIEWS
 from dinoneck.tasks import Task
 from dinoneck.text import did_you_mean, reason_of
 from dinoneck.version import __version__
@@ -270,8 +271,8 @@ def _check_dtypes(model: Model, form: Format, half: bool) -> None:
     if form == "onnx" and torch.bfloat16 in model.dtypes:
         raise ConfigError(
             "the backbone or a head computes in bfloat16, which ONNX Runtime does not on a CPU: "
-            "load the backbone with dtype=torch.float32 and save the head as head.float(), or "
-            "take format='pt2'"
+            "load the backbone with dtype=torch.float32 (--precision float32) and save the head as "
+            "head.float(), or take format='pt2' (--format pt2)"
         )
     if half and model.dtypes != {torch.float32}:
         raise ConfigError(
@@ -314,7 +315,7 @@ def _export(
         input=_describe_input(model, traced),
         preprocess=None if model.recipe is None else model.recipe.record(),
         outputs=[_output(name, output) for name, output in traced.outputs.items()],
-        tasks=tuple(_record_task(task) for task in model.heads.predicted),
+        tasks=tuple(_record_task(task) for task in _tasks_of_image_alone(model)),
         parity=None if parity is None else parity._asdict(),
         made_with=_versions(form),
         half=half,
@@ -406,6 +407,21 @@ def _versions(form: Format) -> dict[str, str]:
     for name in packages:
         made_with[name] = metadata.version(name)
     return made_with
+
+
+def _tasks_of_image_alone(model: Model) -> list[Task]:
+    """The tasks of a model, without intervals that are of predictions from several views."""
+    tasks = []
+    for task in model.heads.predicted:
+        views = views_of_intervals(task)
+        if views != NO_VIEWS:
+            warnings.warn(
+                f"the intervals of {task.name!r} are of predictions from the views {views!r}, and the "
+                "exported model predicts one view: it has no intervals",
+                stacklevel=4,
+            )
+        tasks.append(with_intervals_of_views(task, NO_VIEWS))
+    return tasks
 
 
 def _record_task(task: Task) -> TaskRecord:

@@ -20,6 +20,7 @@ from dinoneck.heads.outputs import HeadOutputs, recompute_dependent_values
 from dinoneck.heads.patch_mean import PatchMeanHead
 from dinoneck.layers.inputs import Origin, Plain, TokensLike
 from dinoneck.losses.composition import Composed, Composition, outputs_of
+from dinoneck.task_intervals import NO_VIEWS
 from dinoneck.tasks import Interval, Task, constants
 from dinoneck.text import counted
 from dinoneck.tokens import Tokens
@@ -831,3 +832,26 @@ def scores_places(head: nn.Module) -> bool:
     return any(
         isinstance(part, CLSGatingHead) and part.gating.mode == "mlp" for part in head.modules()
     )
+
+
+def with_intervals_of_views(task: Task, views: str) -> Task:
+    """Return the task without its intervals where they are of predictions from other views.
+
+    Predictions from fewer views are farther off, so that the intervals would be too narrow. Those
+    of the image alone are wide enough for all views.
+
+    Args:
+        task: of a head.
+        views: the name of the views that are averaged.
+    """
+    if views_of_intervals(task) in (NO_VIEWS, views):
+        return task
+    return with_interval(task, ())
+
+
+def views_of_intervals(task: Task) -> str:
+    """Return the views of the predictions that the intervals of a task are of; ``"none"`` without intervals."""
+    for interval in task.interval:
+        if interval.views != NO_VIEWS:
+            return interval.views
+    return NO_VIEWS

@@ -15,7 +15,8 @@ Rectangle = tuple[int, int, int, int]
 # above what allocators take from the memory that they manage themselves: 32 MiB of glibc
 _LARGEST_BLOCK = 64 << 20  # bytes
 _FIRST_BLOCK = 64 << 10  # bytes: an image of few objects needs no more
-_ROWS_AT_ONCE = 256  # of segments, where whole copies would take too much memory
+ROWS_AT_ONCE = 256
+"""Rows of segments that are read at once, where copies of all would take too much memory."""
 
 
 class CroppedMasks(Sequence[Array]):
@@ -273,8 +274,8 @@ def _rectangles_of(segments: Array, ids: Sequence[int]) -> list[Rectangle]:
     tops = np.full(len(ids) + 1, height)
     rights = np.zeros(len(ids) + 1, np.int64)
     bottoms = np.zeros(len(ids) + 1, np.int64)
-    for begin in range(0, height, _ROWS_AT_ONCE):
-        numbers = number_of_id[segments[begin : begin + _ROWS_AT_ONCE]]
+    for begin in range(0, height, ROWS_AT_ONCE):
+        numbers = number_of_id[segments[begin : begin + ROWS_AT_ONCE]]
         # runs of one number in a row
         is_first = np.ones(numbers.shape, bool)
         is_first[:, 1:] = numbers[:, 1:] != numbers[:, :-1]

@@ -35,7 +35,12 @@ from dinoneck.data.views import Views
 from dinoneck.devices import local_device
 from dinoneck.dtypes import float_dtype
 from dinoneck.errors import CheckpointError, ConfigError
-from dinoneck.heads.ensemble import HeadEnsemble, with_interval
+from dinoneck.heads.ensemble import (
+    HeadEnsemble,
+    views_of_intervals,
+    with_interval,
+    with_intervals_of_views,
+)
 from dinoneck.inference.alike import without
 from dinoneck.inference.detectors import (
     BoxDetector,
@@ -61,7 +66,7 @@ from dinoneck.kinds import AnyRuntime, TileSize
 from dinoneck.runtime.exported import open_alone
 from dinoneck.runtime.intervals import check_level
 from dinoneck.runtime.names import check_backbone_runtime, is_exported
-from dinoneck.tasks import describe_tasks
+from dinoneck.tasks import Task, describe_tasks
 from dinoneck.text import counted
 
 if TYPE_CHECKING:
@@ -367,8 +372,14 @@ class Predictor(_FileOrHeads):
         for key in loaded:
             its_pass = self._pass_of(key)
             tasks[key] = its_pass.heads[key].head.predicted
+            if interval is not None:
+                _check_views_of_intervals(tasks[key], its_pass.tta, interval)
             if its_pass.tiling is not None:  # intervals are of images like those of the training
                 tasks[key] = tuple(with_interval(task, ()) for task in tasks[key])
+            else:
+                tasks[key] = tuple(
+                    with_intervals_of_views(task, its_pass.tta) for task in tasks[key]
+                )
         self.tasks = tasks if self._keyed else tasks[NO_KEY]
         if interval is not None:
             check_level(list(chain.from_iterable(tasks.values())), interval, "the head")
@@ -895,6 +906,17 @@ def _check_trained_on_tiles(
         if head.trained_boxes is not None and head.trained_boxes.tile is not None:
             return
     raise no_tiles_to_overlap(overlap)
+
+
+def _check_views_of_intervals(tasks: Sequence[Task], views: str, interval: float) -> None:
+    """Raise a ConfigError for intervals that are of predictions from other views than these."""
+    for task in tasks:
+        if with_intervals_of_views(task, views) is not task:
+            raise ConfigError(
+                f"interval is {interval:g}, and the intervals of {task.name!r} are of predictions from "
+                f"the views {views_of_intervals(task)!r}, not from {views!r}: leave tta out (--tta), or "
+                "leave interval out (--interval)"
+            )
 
 
 def _tile_of(

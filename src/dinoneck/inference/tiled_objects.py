@@ -9,13 +9,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from dinoneck.data.recipe import Size
-from dinoneck.inference.cropped_masks import CropMemory, CroppedMasks
+from dinoneck.inference.cropped_masks import ROWS_AT_ONCE, CropMemory, CroppedMasks
 from dinoneck.inference.tile_merging import Detections, Tile, copy_to_keep, merge_tiles
 from dinoneck.tasks import Task
 
 Array = np.ndarray[Any, Any]
-
-_ROWS_AT_ONCE = 256  # of segments, where whole copies would take too much memory
 
 
 class TiledObjects(Protocol):
@@ -176,8 +174,8 @@ class TiledSegments:
             painted[masks.crops[number]] = first_value + number
 
     def _strips(self) -> Iterator[Array]:
-        for begin in range(0, len(self._segments), _ROWS_AT_ONCE):
-            yield self._segments[begin : begin + _ROWS_AT_ONCE]
+        for begin in range(0, len(self._segments), ROWS_AT_ONCE):
+            yield self._segments[begin : begin + ROWS_AT_ONCE]
 
 
 def _cores(starts: set[int], length: int, total: int) -> dict[int, tuple[int, int]]:

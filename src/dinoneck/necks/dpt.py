@@ -100,7 +100,7 @@ class DPTNeck(Neck):
     def __init__(
         self,
         embed_dim: int,
-        num_layers: int = 4,
+        num_layers: int = len(DPT_SCALES),
         out_channels: int = 256,
         readout: Readout = "ignore",
         patch_size: int = 16,

@@ -14,7 +14,7 @@ from dinoneck.checks import check_minimum
 from dinoneck.layers.blocks import TOKEN_NORM_EPS, ChannelNorm, MapLinear
 from dinoneck.layers.inputs import Plain, TokensLike, as_tokens, check_tokens
 from dinoneck.necks.neck import Neck
-from dinoneck.necks.strides import pyramid_strides
+from dinoneck.necks.strides import DEFAULT_PYRAMID_SCALES, pyramid_strides
 from dinoneck.tokens import FeaturePyramid
 
 
@@ -66,7 +66,7 @@ class SimplePyramid(Neck):
         self,
         embed_dim: int,
         out_channels: int = 256,
-        scales: tuple[float, ...] = (4.0, 2.0, 1.0, 0.5),
+        scales: tuple[float, ...] = DEFAULT_PYRAMID_SCALES,
         patch_size: int = 16,
         *,
         device: Any = None,

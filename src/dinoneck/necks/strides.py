@@ -14,8 +14,10 @@ DPT_SCALES = (4.0, 2.0, 1.0, 0.5)
 """Cells per token of the levels of a DPTNeck with four layers."""
 PYRAMID_SCALES = (4.0, 2.0, 1.0, 0.5, 0.25)
 """Cells per token that a SimplePyramid may have."""
-_DEFAULT_PYRAMID_SCALES = (4.0, 2.0, 1.0, 0.5)  # of its constructor
-_DEFAULT_FPN_LEVELS = 3
+DEFAULT_PYRAMID_SCALES = (4.0, 2.0, 1.0, 0.5)
+"""Those of a SimplePyramid that states none."""
+DEFAULT_FPN_LEVELS = 3
+"""The number of levels of a ViTFPN that states none."""
 
 
 def half_patch_strides(patch_size: int) -> tuple[float, ...]:
@@ -115,7 +117,7 @@ def stated_strides(
         if _are_numbers(strides) and len(strides) == len(STRIDES):
             return sta_pyramid_strides(tuple(strides), patch_size)
     if neck == "simple_pyramid":
-        scales = arguments.get("scales", _DEFAULT_PYRAMID_SCALES)
+        scales = arguments.get("scales", DEFAULT_PYRAMID_SCALES)
         if _are_numbers(scales):
             return pyramid_strides(tuple(scales), patch_size)
     if neck == "dpt_neck":
@@ -123,7 +125,7 @@ def stated_strides(
         if _is_count(num_layers):
             return dpt_strides(num_layers, patch_size)
     if neck == "vit_fpn":
-        num_levels = arguments.get("num_levels", _DEFAULT_FPN_LEVELS)
+        num_levels = arguments.get("num_levels", DEFAULT_FPN_LEVELS)
         if _is_count(num_levels):
             return fpn_strides(num_levels, patch_size)
     return None

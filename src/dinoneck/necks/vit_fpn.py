@@ -16,7 +16,7 @@ from dinoneck.layers.inputs import Plain, TokensLike, as_tokens, check_tokens
 from dinoneck.layers.resampling import halved
 from dinoneck.necks.layer_grouper import Fusion, LayerGrouper
 from dinoneck.necks.neck import Neck
-from dinoneck.necks.strides import fpn_strides
+from dinoneck.necks.strides import DEFAULT_FPN_LEVELS, fpn_strides
 from dinoneck.tokens import FeaturePyramid, Tokens
 
 Downsample = Literal["conv", "pool", "interpolate"]
@@ -88,7 +88,7 @@ class ViTFPN(Neck):
         embed_dim: int,
         num_layers: int,
         fpn_dim: int = 256,
-        num_levels: int = 3,
+        num_levels: int = DEFAULT_FPN_LEVELS,
         layer_groups: Literal["auto"] | Sequence[Sequence[int]] = "auto",
         use_separate_bottlenecks: bool = True,
         fusion: Fusion = "mean",

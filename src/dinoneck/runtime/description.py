@@ -170,6 +170,8 @@ def to_entry(record: ModelRecord | DetectorRecord) -> dict[str, Any]:
     """Return a record as plain values, of which the metadata hold the JSON."""
     entry: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(record))
     for task in entry.get("tasks", ()):
+        for interval in task["interval"]:
+            del interval["views"]  # an exported file predicts the image alone
         if not task["interval"]:  # files without intervals are those of earlier versions
             del task["interval"]
         if not task["thresholds"]:

@@ -193,24 +193,34 @@ def _draw_chip(draw: ImageDraw.ImageDraw, placed: _PlacedChip, colour: style.RGB
         _draw_mark(draw, mark_left, placed.top + _PADDING_PX, is_right=is_right)
 
 
-def text_and_interval(text: str, interval: PlacedInterval, width: int) -> Image.Image:
-    """Return the text of a number and its interval as a bar, below each other where the text is long.
+def texts_and_intervals(
+    texts: Sequence[str], intervals: Sequence[PlacedInterval], width: int
+) -> Image.Image:
+    """Return the texts of numbers, each with its interval as a bar beside it.
 
-    A dot marks the predicted number, a tick the true one. The bar is green with the true number
-    inside, orange with it outside, and grey where it is not known.
+    Where a text takes more than half of the width, all bars are below their texts, so that the axes
+    of a picture begin and end below each other. A dot marks the predicted number, a line the true
+    one. The bar is green with the true number inside, orange with it outside, and grey where it is
+    not known.
 
     Args:
-        text: of the number.
-        interval: on its axis, which the bar spans.
+        texts: of numbers, at least one.
+        intervals: of the same numbers, each on its axis, which the bar spans.
         width: of the picture.
     """
-    strip = texts_with_colours([text], [None], width)
-    text_width = style.font(style.CAPTION_PX).getlength(_with_hyphens(text))
-    if text_width + style.CAPTION_PX <= width // 2:
-        bar = _interval_bar(interval, width - width // 2)
-        strip.paste(bar, (width // 2, 0))
-        return strip
-    return _below_each_other(strip, _interval_bar(interval, width))
+    font = style.font(style.CAPTION_PX)
+    longest = max(font.getlength(_with_hyphens(text)) for text in texts)
+    is_beside = longest + style.CAPTION_PX <= width // 2
+    strips = []
+    for text, interval in zip(texts, intervals, strict=True):
+        strip = texts_with_colours([text], [None], width)
+        if is_beside:
+            bar = _interval_bar(interval, width - width // 2)
+            strip.paste(bar, (width // 2, 0))
+            strips.append(strip)
+        else:
+            strips += [strip, _interval_bar(interval, width)]
+    return _below_each_other(*strips)
 
 
 def _interval_bar(interval: PlacedInterval, width: int) -> Image.Image:
@@ -238,12 +248,15 @@ def _interval_bar(interval: PlacedInterval, width: int) -> Image.Image:
     return bar
 
 
-def _below_each_other(upper: Image.Image, lower: Image.Image) -> Image.Image:
-    """Two strips of one width as one."""
-    strip = Image.new("RGB", (upper.width, upper.height + lower.height), "white")
-    strip.paste(upper)
-    strip.paste(lower, (0, upper.height))
-    return strip
+def _below_each_other(*strips: Image.Image) -> Image.Image:
+    """Strips of one width as one."""
+    height = sum(strip.height for strip in strips)
+    joined = Image.new("RGB", (strips[0].width, height), "white")
+    top = 0
+    for strip in strips:
+        joined.paste(strip, (0, top))
+        top += strip.height
+    return joined
 
 
 def class_bar(

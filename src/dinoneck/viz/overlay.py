@@ -34,7 +34,7 @@ from dinoneck.viz.legends import (
     rest_of_legend,
     shares_legend,
     text_and_bar,
-    text_and_interval,
+    texts_and_intervals,
     texts_with_colours,
 )
 from dinoneck.viz.pictures import as_image
@@ -154,7 +154,8 @@ def _number_strips(
             without_map.append(output)
     axes = interval_axes(listed, [result], [known])
 
-    strips = []
+    texts_of_bars = []
+    intervals = []
     for output in legend_outputs(listed, result):
         if output.key not in axes:
             continue
@@ -164,7 +165,11 @@ def _number_strips(
         text = printable(output.key)  # the legend of its map has the number
         if output in without_map:
             [text] = number_texts([output], result, known)
-        strips.append(text_and_interval(text, interval, width))
+        texts_of_bars.append(text)
+        intervals.append(interval)
+    strips = []
+    if intervals:
+        strips.append(texts_and_intervals(texts_of_bars, intervals, width))
 
     in_legend = legend_outputs(without_map, result)
     without_interval = [output for output in in_legend if output.key not in axes]

@@ -13,6 +13,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from tests import kit
 from tests.faults.signed import Change, forged
 from tests.kit import cli, saved_head, without
 
@@ -271,6 +272,34 @@ def test_a_half_model_is_written_and_compared(tmp_path: Path) -> None:
     ]
     assert about["half"] is True
     assert about["parity"]["largest"] < about["parity"]["tolerance"] == 2e-2
+
+
+@pytest.fixture
+def in_bfloat16(tmp_path: Path) -> Path:
+    """The file of a head on a backbone that computes in bfloat16."""
+    pytest.importorskip("onnxscript")
+    backbone = kit.backbone(dtype=torch.bfloat16)
+    return saved_head(tmp_path / "h.safetensors", backbone=backbone)
+
+
+def test_a_head_in_bfloat16_is_exported_in_float32_on_demand(
+    in_bfloat16: Path, tmp_path: Path
+) -> None:
+    words = ("--format", "onnx", "--out", tmp_path / "m.onnx", "--size", "32x48", "--no-check")
+
+    ran = cli("export", in_bfloat16, *MODEL, *words, "--precision", "float32")
+
+    assert ran.code == 0, ran.err
+    assert (tmp_path / "m.onnx").is_file()
+
+
+def test_a_head_in_bfloat16_has_no_onnx_model_of_its_own(in_bfloat16: Path, tmp_path: Path) -> None:
+    words = ("--format", "onnx", "--out", tmp_path / "m.onnx", "--size", "32x48")
+
+    ran = cli("export", in_bfloat16, *MODEL, *words)
+
+    assert ran.code == 1
+    assert "--precision float32" in ran.err
 
 
 def report_of(**pooled: float | None) -> dict[str, Any]:

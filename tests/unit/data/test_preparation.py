@@ -26,59 +26,125 @@ RGB = np.arange(6 * 8 * 3, dtype=np.uint8).reshape(6, 8, 3)
 PLAIN = Preprocessing(patch_size=2, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
 
-def test_every_form_of_an_image_gives_the_same_tensor(tmp_path: Path) -> None:
+UNIT_RGB = torch.from_numpy(RGB).permute(2, 0, 1).float() / 255  # RGB as (3, height, width)
+
+
+@pytest.fixture
+def rgb_file(tmp_path: Path) -> Path:
     file = tmp_path / "a.png"
     Image.fromarray(RGB).save(file)
-    expected = torch.from_numpy(RGB).permute(2, 0, 1).float() / 255
-    forms = [
-        file,
-        str(file),
-        Image.fromarray(RGB),
-        RGB,
-        torch.from_numpy(RGB).permute(2, 0, 1),
-        expected,
-        expected.numpy().transpose(1, 2, 0),
-    ]
-    for form in forms:
-        assert torch.equal(to_unit_range(read_pixels(form)), expected), type(form)
-    for batch in ([RGB, file], np.stack([RGB, RGB]), expected.expand(2, -1, -1, -1)):
-        assert torch.equal(PLAIN(batch), expected.expand(2, -1, -1, -1))
+    return file
+
+
+def test_a_file_gives_the_pixels_of_its_array(rgb_file: Path) -> None:
+    assert torch.equal(to_unit_range(read_pixels(rgb_file)), UNIT_RGB)
+
+
+def test_a_path_as_text_gives_the_pixels_of_its_file(rgb_file: Path) -> None:
+    assert torch.equal(to_unit_range(read_pixels(str(rgb_file))), UNIT_RGB)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        pytest.param(Image.fromarray(RGB), id="PIL image"),
+        pytest.param(RGB, id="uint8 array"),
+        pytest.param(torch.from_numpy(RGB).permute(2, 0, 1), id="uint8 tensor"),
+        pytest.param(UNIT_RGB, id="float tensor"),
+        pytest.param(UNIT_RGB.numpy().transpose(1, 2, 0), id="float array"),
+    ],
+)
+def test_every_form_of_an_image_gives_the_same_tensor(image: Any) -> None:
+    assert torch.equal(to_unit_range(read_pixels(image)), UNIT_RGB)
+
+
+def test_a_list_may_mix_forms_of_images(rgb_file: Path) -> None:
+    prepared = PLAIN([RGB, rgb_file])
+
+    assert torch.equal(prepared, UNIT_RGB.expand(2, -1, -1, -1))
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        pytest.param(np.stack([RGB, RGB]), id="array"),
+        pytest.param(UNIT_RGB.expand(2, -1, -1, -1), id="tensor"),
+    ],
+)
+def test_a_batch_of_images_is_prepared_as_each_alone(batch: Any) -> None:
+    assert torch.equal(PLAIN(batch), UNIT_RGB.expand(2, -1, -1, -1))
 
 
 @pytest.mark.parametrize("size", [(33, 40), (17, 50), (7, 9), (1, 1), (50, 12)])
 def test_area_equals_torch_bit_for_bit(size: tuple[int, int]) -> None:
     """Torch's own form needs the whole image as floats."""
-    image = torch.from_numpy(
-        np.random.RandomState(0).randint(0, 256, (50, 67, 3), np.uint8)
-    ).permute(2, 0, 1)
-    whole = torch.nn.functional.interpolate((image.float() / 255)[None], size=size, mode="area")[0]
-    assert torch.equal(Preprocessing(1, size=size, interpolation="area").fitted(image), whole)
+    pixels = np.random.RandomState(0).randint(0, 256, (50, 67, 3), np.uint8)
+    image = torch.from_numpy(pixels).permute(2, 0, 1)
+
+    resized = Preprocessing(1, size=size, interpolation="area").fitted(image)
+
+    floats = (image.float() / 255)[None]
+    by_torch = torch.nn.functional.interpolate(floats, size=size, mode="area")[0]
+    assert torch.equal(resized, by_torch)
 
 
-def test_bilinear_resizes_eight_bit_images_as_uint8() -> None:
+@pytest.fixture
+def smooth_image() -> np.ndarray:
+    """A diagonal ramp of 60 x 80 px in uint8."""
+    brightness = np.add.outer(np.arange(60) * 2, np.arange(80))
+    return brightness[..., None].repeat(3, axis=2).astype(np.uint8)
+
+
+def test_bilinear_resizes_eight_bit_images_as_uint8(smooth_image: np.ndarray) -> None:
     """As transformers' DINOv3 processor does."""
-    smooth = (
-        np.add.outer(np.arange(60) * 2, np.arange(80))[..., None].repeat(3, axis=2).astype(np.uint8)
-    )
-    levels = Preprocessing(1, size=(23, 31)).fitted(smooth) * 255
+    levels = Preprocessing(1, size=(23, 31)).fitted(smooth_image) * 255
+
     assert torch.allclose(levels, levels.round(), atol=1e-4)
-    pillow = np.asarray(Image.fromarray(smooth).resize((31, 23), Image.Resampling.BILINEAR))
-    assert np.abs(levels.permute(1, 2, 0).numpy() - pillow).max() <= 1.01
 
 
-def test_images_come_to_a_size_in_four_ways() -> None:
-    ramp = np.tile(np.linspace(0, 1, 40, dtype=np.float32)[None, :, None], (20, 1, 3))
-    assert PLAIN(ramp, size=(16, 16)).shape == (1, 3, 16, 16)
-    assert PLAIN(ramp, size=(16, 16), resize="keep").shape == (1, 3, 8, 16)
-    cropped = PLAIN(ramp, size=(16, 16), resize="crop")[0, 0, 0]
-    assert cropped.mean().item() == pytest.approx(0.5, abs=0.01)  # the middle
+def test_bilinear_is_within_one_level_of_pillow(smooth_image: np.ndarray) -> None:
+    levels = Preprocessing(1, size=(23, 31)).fitted(smooth_image) * 255
+
+    by_pillow = Image.fromarray(smooth_image).resize((31, 23), Image.Resampling.BILINEAR)
+    differences = levels.permute(1, 2, 0).numpy() - np.asarray(by_pillow)
+    assert np.abs(differences).max() <= 1.01
+
+
+@pytest.fixture
+def wide_image() -> np.ndarray:
+    """Brightness rises from left to right, 20 x 40 px."""
+    brightness = np.linspace(0, 1, 40, dtype=np.float32)
+    return np.tile(brightness[None, :, None], (20, 1, 3))
+
+
+def test_stretch_fills_the_size(wide_image: np.ndarray) -> None:
+    stretched = PLAIN(wide_image, size=(16, 16))
+
+    assert stretched.shape == (1, 3, 16, 16)
+
+
+def test_keep_keeps_the_ratio_of_the_sides(wide_image: np.ndarray) -> None:
+    kept = PLAIN(wide_image, size=(16, 16), resize="keep")
+
+    assert kept.shape == (1, 3, 8, 16)
+
+
+def test_a_wide_image_is_cropped_to_its_middle(wide_image: np.ndarray) -> None:
+    cropped = PLAIN(wide_image, size=(16, 16), resize="crop")[0, 0, 0]
+
+    assert cropped.mean().item() == pytest.approx(0.5, abs=0.01)
     assert cropped[0].item() == pytest.approx(0.25, abs=0.03)
-    padded = Preprocessing(patch_size=2)(ramp, size=(16, 16), resize="pad")
+
+
+def test_pad_adds_the_mean_colour_below_the_kept_image(wide_image: np.ndarray) -> None:
+    recipe = Preprocessing(patch_size=2)
+
+    padded = recipe(wide_image, size=(16, 16), resize="pad")
+
+    kept = recipe(wide_image, size=(16, 16), resize="keep")
     assert padded.shape == (1, 3, 16, 16)
-    assert (padded[..., 8:, :] == 0).all()  # the mean colour
-    assert torch.allclose(
-        padded[..., :8, :], Preprocessing(patch_size=2)(ramp, size=(16, 16), resize="keep")
-    )
+    assert torch.allclose(padded[..., :8, :], kept)
+    assert (padded[..., 8:, :] == 0).all()  # the mean colour, normalised
 
 
 def test_a_tall_image_is_cropped_to_its_middle() -> None:
@@ -94,56 +160,110 @@ def test_a_tall_image_is_cropped_to_its_middle() -> None:
 def test_blur_has_the_fixed_sigma() -> None:
     spot = np.zeros((11, 11, 3), np.float32)
     spot[5, 5] = 1.0
+    recipe = Preprocessing(patch_size=11, mean=(0, 0, 0), std=(1, 1, 1), blur=5)
+
+    blurred = recipe(spot)[0, 0, 3:8, 3:8].numpy()
+
     x = np.arange(-2, 3)
     kernel = np.exp(-(x**2) / (2 * 1.1**2))
     kernel /= kernel.sum()
-    got = Preprocessing(patch_size=11, mean=(0, 0, 0), std=(1, 1, 1), blur=5)(spot)[
-        0, 0, 3:8, 3:8
-    ].numpy()
-    assert np.allclose(got, np.outer(kernel, kernel), atol=1e-6)
+    assert np.allclose(blurred, np.outer(kernel, kernel), atol=1e-6)
 
 
-def test_records_rebuild() -> None:
-    prep = Preprocessing(patch_size=14, size=224, resize="crop", interpolation="bicubic", blur=5)  # type: ignore[arg-type]
-    record = json.loads(json.dumps(prep.record()))
-    assert (record["blur"], record["resize"], record["pad_to"]) == (5, "crop", "corner")
-    assert Preprocessing.from_record(record) == prep
-    assert Preprocessing.from_record(Preprocessing().record()) == Preprocessing()
-    assert Preprocessing(patch_size=16).changed(size=(32, 64), blur=None) == Preprocessing(
-        16, size=(32, 64)
-    )
+def test_a_record_states_the_settings() -> None:
+    recipe = Preprocessing(size=224, resize="crop", blur=5)  # type: ignore[arg-type]
+
+    record = recipe.record()
+
+    assert record["blur"] == 5
+    assert record["resize"] == "crop"
+    assert record["pad_to"] == "corner"
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        pytest.param(Preprocessing(), id="defaults"),
+        pytest.param(
+            Preprocessing(patch_size=14, size=224, resize="crop", interpolation="bicubic", blur=5),  # type: ignore[arg-type]
+            id="other settings",
+        ),
+    ],
+)
+def test_a_record_that_was_json_rebuilds_the_recipe(recipe: Preprocessing) -> None:
+    record = json.loads(json.dumps(recipe.record()))
+
+    assert Preprocessing.from_record(record) == recipe
+
+
+def test_changed_settings_replace_those_of_the_recipe() -> None:
+    changed = Preprocessing(patch_size=16).changed(size=(32, 64), blur=None)
+
+    assert changed == Preprocessing(16, size=(32, 64))
 
 
 @pytest.mark.parametrize("patch_size", [8193, 2**40, (16, 8193)], ids=str)
 def test_a_patch_larger_than_any_image_is_refused(patch_size: Any) -> None:
     record = Preprocessing().record() | {"patch_size": patch_size, "resize": "pad"}
+
     with pytest.raises(ConfigError, match="patch_size is .*; expected 8192 px at most"):
         Preprocessing.from_record(record)
 
 
-def test_padding_is_not_valid_and_the_picture_is_what_the_backbone_sees() -> None:
+FIRST_ROW_VALID = [[True] * 4, [False] * 4, [False] * 4, [False] * 4]
+
+
+def test_patches_of_padding_are_not_valid() -> None:
+    recipe = Preprocessing(size=(64, 64), resize="pad")
+    wide = torch.rand(3, 16, 64)
+
+    prepared = recipe.prepare(wide)
+
+    assert prepared.valid.tolist() == FIRST_ROW_VALID
+
+
+def test_images_that_are_padded_otherwise_share_the_patches_valid_in_any() -> None:
+    recipe = Preprocessing(size=(64, 64), resize="pad")
+    wide = torch.rand(3, 16, 64)
+    tall = torch.rand(3, 64, 16)
+
+    prepared = recipe.prepare([wide, tall])
+
+    first_patch_of_row = [True, False, False, False]
+    assert prepared.valid.tolist() == [[True] * 4, *[first_patch_of_row] * 3]
+
+
+def test_the_picture_of_a_padded_image_has_the_mean_colour_below_it() -> None:
     recipe = Preprocessing(size=(64, 64), resize="pad")
     image = torch.rand(3, 16, 64)
-    prepared = recipe.prepare(image)
-    assert prepared.valid.tolist() == [[True] * 4, [False] * 4, [False] * 4, [False] * 4]
-    assert (
-        recipe.prepare([image, torch.rand(3, 64, 16)]).valid.tolist()
-        == [[True] * 4] + [[True] + [False] * 3] * 3
-    )
-    seen = recipe.picture(image)
-    assert torch.allclose(seen[:, :16], image, atol=1e-6)
-    assert torch.allclose(seen[:, 16:], torch.tensor(recipe.mean).view(3, 1, 1).expand(3, 48, 64))
-    cut = Preprocessing(size=(16, 16), resize="crop").picture(image)
-    assert torch.allclose(cut, image[:, :, 24:40], atol=1e-6)
+
+    picture = recipe.picture(image)
+
+    mean_colour = torch.tensor(recipe.mean).view(3, 1, 1)
+    assert torch.allclose(picture[:, :16], image, atol=1e-6)
+    assert torch.allclose(picture[:, 16:], mean_colour.expand(3, 48, 64))
+
+
+def test_the_picture_of_a_cropped_image_is_its_middle() -> None:
+    recipe = Preprocessing(size=(16, 16), resize="crop")
+    image = torch.rand(3, 16, 64)
+
+    picture = recipe.picture(image)
+
+    assert torch.allclose(picture, image[:, :, 24:40], atol=1e-6)
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("rows", [7, 90])
 def test_rows_of_one_pixel_stay_in_their_order(interpolation: Any, rows: int) -> None:
     """Torch shows the first row everywhere where a width of 1 stays 1."""
-    x = torch.linspace(0, 1, 40).view(1, 1, 40, 1).expand(1, 3, 40, 1)
-    wide = resample(x.expand(1, 3, 40, 4), (rows, 4), interpolation)
-    assert torch.allclose(resample(x, (rows, 1), interpolation), wide[..., :1], atol=1e-6)
+    narrow = torch.linspace(0, 1, 40).view(1, 1, 40, 1).expand(1, 3, 40, 1)
+    wide = narrow.expand(1, 3, 40, 4)
+
+    resampled = resample(narrow, (rows, 1), interpolation)
+
+    resampled_wide = resample(wide, (rows, 4), interpolation)
+    assert torch.allclose(resampled, resampled_wide[..., :1], atol=1e-6)
 
 
 @pytest.mark.parametrize("size", [(8, 12), (60, 12), (8, 40)], ids=str)
@@ -179,59 +299,66 @@ def test_an_image_becomes_one_pixel() -> None:
     assert pixel.tolist() == [[[[90]], [[90]], [[90]]]]
 
 
-@pytest.mark.parametrize("size", [None, (50, 70), (64, 96)])
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("shape", [(90, 150), (151, 60), (33, 40)])
+SIZES_AND_MODES = [
+    pytest.param(size, mode, id=f"{size}-{mode['resize']}-{mode.get('pad_to', 'corner')}")
+    for size in (None, (50, 70), (64, 96))
+    for mode in MODES
+    if size is not None or mode["resize"] != "keep"  # such a remainder of the patch is refused
+]
+
+
+@pytest.mark.parametrize(("size", "mode"), SIZES_AND_MODES)
+@pytest.mark.parametrize("shape", [(90, 150), (151, 60), (33, 40)], ids=str)
 @pytest.mark.parametrize("interpolation", ["area", "bilinear"])
 def test_every_pixel_shows_its_place(
-    size: Any, mode: dict[str, Any], shape: tuple[int, int], interpolation: Any
+    size: tuple[int, int] | None, mode: dict[str, Any], shape: tuple[int, int], interpolation: Any
 ) -> None:
-    if (size, mode["resize"]) == (None, "keep"):
-        pytest.skip("a remainder is refused")
+    height, width = shape
     recipe = Preprocessing(16, size=size, interpolation=interpolation, **UNSCALED, **mode)
-    image = recipe(ramp(*shape))[0]
-    rows, cols = image.shape[1:]
+
+    x_share, y_share, coverage = recipe(ramp(height, width))[0]
+
+    rows, cols = coverage.shape
     y, x = torch.meshgrid(torch.arange(rows) + 0.5, torch.arange(cols) + 0.5, indexing="ij")
-    points = torch.stack([x, y], dim=-1).double()
-    home = to_image_pixels(points, recipe, shape)
-    inside = image[2] > 0.999  # no padding
-    shown = torch.stack([image[0] * shape[1], image[1] * shape[0]], dim=-1)
-    # where kernels are cut off
-    border = 3.0 * torch.tensor([shape[1] / 50, shape[0] / 50]).clamp_min(1.0)
-    ends = torch.tensor([shape[1], shape[0]], dtype=torch.float64)
-    inner = inside & ((home > border) & (home < ends - border)).all(dim=-1)
-    assert (
-        inner.sum()
-        > 0.3 * rows * cols * (0.5 if mode["resize"] == "pad" else 1.0) * inside.float().mean()
-    )
-    step = max(shape[0] / rows, shape[1] / cols, 1.0)
-    gaps = shown[inner] - home[inner]
-    assert gaps.abs().max() < (0.25 if interpolation == "area" else 0.1) * step
-    assert gaps.mean(dim=0).abs().max() < 0.02 * step
+    centres = torch.stack([x, y], dim=-1).double()
+    expected = to_image_pixels(centres, recipe, shape)
+    shown = torch.stack([x_share * width, y_share * height], dim=-1)
+    is_image = coverage > 0.999  # no padding
+    border = 3.0 * torch.tensor([width / 50, height / 50]).clamp_min(1.0)  # kernels are cut off
+    end = torch.tensor([width, height], dtype=torch.float64)
+    is_inner = is_image & ((expected > border) & (expected < end - border)).all(dim=-1)
+    errors = shown[is_inner] - expected[is_inner]
+    pixel = max(height / rows, width / cols, 1.0)  # of the coarser image
+    assert errors.abs().max() < (0.25 if interpolation == "area" else 0.1) * pixel
+    assert errors.mean(dim=0).abs().max() < 0.02 * pixel
+    smallest_share = 0.15 if mode["resize"] == "pad" else 0.3
+    assert is_inner.sum() > smallest_share * is_image.sum()  # enough pixels were compared
 
 
-@pytest.mark.parametrize("size", [None, (50, 70), (64, 96)])
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("shape", [(90, 150), (151, 60), (33, 40)])
+@pytest.mark.parametrize(("size", "mode"), SIZES_AND_MODES)
+@pytest.mark.parametrize("shape", [(90, 150), (151, 60), (33, 40)], ids=str)
 def test_points_come_back_from_the_prepared_image(
-    size: Any, mode: dict[str, Any], shape: tuple[int, int]
+    size: tuple[int, int] | None, mode: dict[str, Any], shape: tuple[int, int]
 ) -> None:
-    if (size, mode["resize"]) == (None, "keep"):
-        pytest.skip("a remainder is refused")
     recipe = Preprocessing(16, size=size, **mode)
     points = torch.rand(4, 7, 2, dtype=torch.float64) * 40
+
     prepared = to_prepared_pixels(points, recipe, shape)
+
     torch.testing.assert_close(to_image_pixels(prepared, recipe, shape), points)
 
 
 def test_a_patch_is_read_at_a_point_of_the_image() -> None:
     """Every cell holds its number; a cell shows 50 x 50 px of the image, whose rows 50 ... 250 are kept."""
     recipe = Preprocessing(16, size=(64, 128), resize="crop")
-    numbers = torch.arange(32.0).view(1, 1, 4, 8)
-    centre = torch.tensor([[3 * 50 + 25, 50 + 2 * 50 + 25]])  # of the cell in row 2, column 3
-    prepared = to_prepared_pixels(centre, recipe, (300, 400))
-    read = TokenGrid(16).sample(numbers, prepared, (64, 128))
-    assert read.item() == pytest.approx(2 * 8 + 3)
+    cell_numbers = torch.arange(32.0).view(1, 1, 4, 8)
+    row, col = 2, 3
+    cell_centre = torch.tensor([[col * 50 + 25, 50 + row * 50 + 25]])
+
+    prepared = to_prepared_pixels(cell_centre, recipe, (300, 400))
+    number = TokenGrid(16).sample(cell_numbers, prepared, (64, 128))
+
+    assert number.item() == pytest.approx(row * 8 + col)
 
 
 SCRIPT = """
@@ -252,25 +379,35 @@ print(most_kilobytes() - before)
 @pytest.mark.slow
 @pytest.mark.parametrize("interpolation", ["bilinear", "area"])
 def test_a_large_jpeg_is_never_whole_in_floats(tmp_path: Path, interpolation: str) -> None:
-    rows = np.random.RandomState(0).randint(0, 256, (40, 60, 3), np.uint8)
-    Image.fromarray(rows).resize((7000, 5000)).save(tmp_path / "large.jpg", quality=80)
-    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "large.jpg"), interpolation]
-    kilobytes = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    assert kilobytes * 1024 < 3.5 * 7000 * 5000 * 3, (
-        "pixels as uint8, those of the decoder, of four bytes, and working memory; floats would take "
-        "four times the first"
-    )
+    file = tmp_path / "large.jpg"
+    pixels = np.random.RandomState(0).randint(0, 256, (40, 60, 3), np.uint8)
+    Image.fromarray(pixels).resize((7000, 5000)).save(file, quality=80)
+    command = [sys.executable, "-c", SCRIPT, str(file), interpolation]
+
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    # pixels as uint8, those of the decoder, of four bytes, and working memory;
+    # floats would take four times the first
+    pixels_in_bytes = 7000 * 5000 * 3
+    assert int(output) * 1024 < 3.5 * pixels_in_bytes
 
 
 COLOUR = Views.named("color20")
-FLIPS: list[list[int]] = [[], [-1], [-2], [-1, -2]]
-SET = [["brightness"], ["contrast"], ["brightness", "saturation", "hue"], ["gamma"]]
+NO_FLIP: list[int] = []
+FLIPS = [NO_FLIP, [-1], [-2], [-1, -2]]  # axes that are flipped, in the order of the list
+CHANGES_OF_COLOUR = [["brightness"], ["contrast"], ["brightness", "saturation", "hue"], ["gamma"]]
 
 
 def image(seed: int = 0, height: int = 9, width: int = 7) -> torch.Tensor:
-    """Random colours with a black, a white and a grey pixel, and pure ones."""
+    """Random colours, and six pixels at the limits of colour spaces."""
     x = torch.rand(3, height, width, generator=torch.Generator().manual_seed(seed))
-    x[:, 0, :6] = torch.tensor([[0, 1, 0.5, 1, 0, 0], [0, 1, 0.5, 0, 1, 0], [0, 1, 0.5, 0, 0, 1.0]])
+    black = [0.0, 0.0, 0.0]
+    white = [1.0, 1.0, 1.0]
+    grey = [0.5, 0.5, 0.5]
+    red = [1.0, 0.0, 0.0]
+    green = [0.0, 1.0, 0.0]
+    blue = [0.0, 0.0, 1.0]
+    x[:, 0, :6] = torch.tensor([black, white, grey, red, green, blue]).T
     return x
 
 
@@ -292,73 +429,166 @@ def plain(x: torch.Tensor, drawn: dict[str, float]) -> np.ndarray:
     return y ** drawn["gamma"] if "gamma" in drawn else y
 
 
-def test_the_twenty_patterns_in_their_order() -> None:
-    assert [len(Views.named(name)) for name in ("none", "flips4", "color20")] == [1, 4, 20]
-    assert [view.flipped for view in COLOUR.views] == FLIPS + [
-        flip for flip in FLIPS for _ in range(4)
+@pytest.mark.parametrize(("name", "length"), [("none", 1), ("flips4", 4), ("color20", 20)])
+def test_named_lists_have_their_length(name: str, length: int) -> None:
+    assert len(Views.named(name)) == length
+
+
+def test_four_flips_come_first_and_then_each_four_times() -> None:
+    flips = [view.flipped for view in COLOUR.views]
+
+    no_flip, left_right, top_bottom, both = FLIPS
+    assert flips[:4] == FLIPS
+    assert flips[4:8] == [no_flip] * 4
+    assert flips[8:12] == [left_right] * 4
+    assert flips[12:16] == [top_bottom] * 4
+    assert flips[16:] == [both] * 4
+
+
+def test_every_flip_has_the_four_changes_of_colour_in_their_order() -> None:
+    changes = []
+    for record in COLOUR.record():
+        changes.append([name for name in record if name in CHANGES])
+
+    assert changes[:4] == [[]] * 4
+    assert changes[4:] == CHANGES_OF_COLOUR * 4
+
+
+def test_ranges_of_the_changes_of_colour() -> None:
+    without_flip = COLOUR.record()[4:8]
+
+    within_20_levels = (1 - 20 / 255, 1 + 20 / 255)
+    within_20_degrees = (-20 / 360, 20 / 360)
+    assert without_flip == [
+        {"brightness": (0.8, 1.2)},
+        {"contrast": (0.8, 1.2)},
+        {
+            "brightness": within_20_levels,
+            "saturation": within_20_levels,
+            "hue": within_20_degrees,
+        },
+        {"gamma": (0.8, 1.2)},
     ]
-    for i, record in enumerate(COLOUR.record()):
-        assert [name for name in record if name in CHANGES] == ([] if i < 4 else SET[i % 4])
-    little = (1 - 20 / 255, 1 + 20 / 255)
-    assert COLOUR.record()[6] == {
-        "brightness": little,
-        "saturation": little,
-        "hue": (-20 / 360, 20 / 360),
-    }
+
+
+def test_records_of_flips_hold_what_is_flipped_alone() -> None:
     assert COLOUR.record()[:2] == [{}, {"horizontal": True}]
-    ranges = [COLOUR.views[i] for i in (4, 5, 7)]
-    assert (ranges[0].brightness, ranges[1].contrast, ranges[2].gamma) == ((0.8, 1.2),) * 3
 
 
-def test_flips_are_exact_and_the_given_image_stays_as_it_is() -> None:
-    x = image()
-    kept = x.clone()
-    for i, flipped in enumerate((x, x.flip(-1), x.flip(-2), x.flip(-1, -2))):
-        found = COLOUR.apply(x, i, "a")
-        assert torch.equal(found, flipped)
-        found.zero_()
-        assert torch.equal(x, kept)
+FLIPPED_AXES = [
+    pytest.param(0, (), id="none"),
+    pytest.param(1, (-1,), id="left and right"),
+    pytest.param(2, (-2,), id="top and bottom"),
+    pytest.param(3, (-1, -2), id="both"),
+]
 
 
-@pytest.mark.parametrize("i", [4, 9, 14, 19])  # one of each change, each flip
-def test_every_pattern_equals_its_plain_formulation(i: int) -> None:
-    """Flip first, then the colour: the flipped image, changed pixel by pixel in fp64 by what was drawn."""
-    x = image(i)
-    drawn = draws(COLOUR.views[i], i, "field/7")
-    assert list(drawn) == SET[i % 4]
-    found = COLOUR.apply(x, i, "field/7")
-    assert found.min() >= 0 and found.max() <= 1
-    turned = x.flip(FLIPS[i // 4 - 1])
-    np.testing.assert_allclose(found.numpy(), plain(turned, drawn), atol=2e-6)
-    assert not torch.equal(found, turned)
+@pytest.mark.parametrize(("view", "axes"), FLIPPED_AXES)
+def test_flips_are_exact(view: int, axes: tuple[int, ...]) -> None:
+    flipped = COLOUR.apply(image(), view, "a")
+
+    assert torch.equal(flipped, image().flip(axes))
 
 
-def test_draws_repeat_and_depend_on_image_and_pattern() -> None:
-    x = image()
-    first = COLOUR.apply(x, 6, "a")
+@pytest.mark.parametrize(("view", "axes"), FLIPPED_AXES)
+def test_a_view_shares_no_memory_with_the_given_image(view: int, axes: tuple[int, ...]) -> None:
+    given = image()
+
+    COLOUR.apply(given, view, "a").zero_()
+
+    assert torch.equal(given, image())
+
+
+@pytest.mark.parametrize(
+    ("view", "flip", "changes"),
+    [
+        pytest.param(4, (), ["brightness"], id="brightness"),
+        pytest.param(9, (-1,), ["contrast"], id="left and right, contrast"),
+        pytest.param(
+            14, (-2,), ["brightness", "saturation", "hue"], id="top and bottom, small changes"
+        ),
+        pytest.param(19, (-1, -2), ["gamma"], id="both flips, gamma"),
+    ],
+)
+def test_every_pattern_equals_its_plain_formulation(
+    view: int, flip: tuple[int, ...], changes: list[str]
+) -> None:
+    """Flip first, then the colour: pixel by pixel in fp64 by what was drawn."""
+    x = image(seed=view)
+    drawn = draws(COLOUR.views[view], view, "field/7")
+
+    changed = COLOUR.apply(x, view, "field/7")
+
+    flipped = x.flip(flip)
+    assert list(drawn) == changes
+    np.testing.assert_allclose(changed.numpy(), plain(flipped, drawn), atol=2e-6)
+    assert not torch.equal(changed, flipped)
+    assert changed.min() >= 0
+    assert changed.max() <= 1
+
+
+def test_draws_of_one_image_and_pattern_repeat() -> None:
+    torch.manual_seed(1)
+    first = COLOUR.apply(image(), 6, "a")
     torch.manual_seed(2)
-    assert torch.equal(first, COLOUR.apply(x, 6, "a"))
-    assert not torch.equal(first, COLOUR.apply(x, 6, "b"))
-    bright = [draws(COLOUR.views[i], i, "a")["brightness"] for i in (4, 8, 12, 16)]
-    assert len(set(bright)) == 4
+
+    again = COLOUR.apply(image(), 6, "a")
+
+    assert torch.equal(again, first)
+
+
+def test_draws_depend_on_the_name_of_the_image() -> None:
+    of_a = COLOUR.apply(image(), 6, "a")
+    of_b = COLOUR.apply(image(), 6, "b")
+
+    assert not torch.equal(of_a, of_b)
+
+
+def test_draws_depend_on_the_pattern() -> None:
+    patterns_with_brightness = (4, 8, 12, 16)
+
+    brightness = [draws(COLOUR.views[i], i, "a")["brightness"] for i in patterns_with_brightness]
+
+    assert len(set(brightness)) == 4
+
+
+def test_draws_leave_the_random_state_of_torch_as_it_is() -> None:
     before = torch.get_rng_state()
-    COLOUR.apply(x, 6, "a")
-    assert torch.equal(before, torch.get_rng_state())
+
+    COLOUR.apply(image(), 6, "a")
+
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_draws_are_the_same_on_every_machine() -> None:
     """Pinned: another number here would give a store other pixels than those it was begun with."""
-    pinned = {
+    drawn = draws(COLOUR.views[14], 14, "Weide/ä")
+
+    assert drawn == {
         "brightness": 0.9986779439676288,
         "saturation": 0.9484204407513458,
         "hue": 0.0010315976600764679,
     }
-    assert draws(COLOUR.views[14], 14, "Weide/ä") == pinned
 
 
-def test_records_rebuild_and_differ_between_lists() -> None:
+def test_a_record_that_was_json_rebuilds_the_views() -> None:
     record = json.loads(json.dumps(COLOUR.record()))
-    assert Views(record) == COLOUR and hash(Views(record)) == hash(COLOUR)
+
+    rebuilt = Views(record)
+
+    assert rebuilt == COLOUR
+    assert hash(rebuilt) == hash(COLOUR)
+
+
+def test_views_with_another_range_differ() -> None:
+    record = json.loads(json.dumps(COLOUR.record()))
     record[7]["gamma"][1] = 1.25
-    assert Views(record) != COLOUR != Views.named("flips4")
-    assert Views(record).record() != COLOUR.record()
+
+    other = Views(record)
+
+    assert other != COLOUR
+    assert other.record() != COLOUR.record()
+
+
+def test_lists_of_other_views_differ() -> None:
+    assert Views.named("flips4") != COLOUR

@@ -13,7 +13,7 @@ from PIL import ImageDraw
 from dinoneck import Task
 from dinoneck.data import Preprocessing
 from dinoneck.viz import ReportEntry, html_report, overlay_panel, style
-from dinoneck.viz.legends import text_and_interval
+from dinoneck.viz.legends import texts_and_intervals
 from dinoneck.viz.scales import PlacedInterval, interval_axes, outputs, place_interval
 
 RECIPE = Preprocessing(16)
@@ -274,7 +274,7 @@ INSIDE = PlacedInterval(low=0.25, high=0.75, point=0.5, truth=0.6, is_inside=Tru
 def test_a_bar_has_the_colour_of_its_verdict(
     interval: PlacedInterval, colour: tuple[int, ...]
 ) -> None:
-    strip = np.asarray(text_and_interval("mass 3 g", interval, 1200))
+    strip = np.asarray(texts_and_intervals(["mass 3 g"], [interval], 1200))
 
     others = {style.RIGHT, style.WRONG, style.UNKNOWN} - {colour}
     assert num_pixels(strip, style.tint(colour)) > 1000
@@ -282,7 +282,7 @@ def test_a_bar_has_the_colour_of_its_verdict(
 
 
 def test_a_bar_spans_its_interval_with_a_dot_at_the_number_and_a_line_at_the_true_one() -> None:
-    strip = np.asarray(text_and_interval("mass 3 g", INSIDE, 1200))
+    strip = np.asarray(texts_and_intervals(["mass 3 g"], [INSIDE], 1200))
 
     assert len(strip) == LINE
     first = 600 + style.CAPTION_PX // 2
@@ -299,14 +299,19 @@ def test_a_bar_spans_its_interval_with_a_dot_at_the_number_and_a_line_at_the_tru
         assert tuple(axis[first + round(position * length)]) == colour, position
 
 
-def test_a_bar_is_below_a_text_that_takes_more_than_half_of_the_width() -> None:
-    text = "mass of all plants that grow on the plot 3 (2 ... 4) g (true 3.5 g)"
+def test_all_bars_are_below_their_texts_where_one_text_is_long() -> None:
+    """So that their axes begin and end below each other."""
+    long = "mass of all plants that grow on the plot 3 (2 ... 4) g (true 3.5 g)"
 
-    strip = np.asarray(text_and_interval(text, INSIDE, 1200))
+    strip = np.asarray(texts_and_intervals(["mass 3 g", long], [INSIDE, INSIDE], 1200))
 
-    assert len(strip) == 2 * LINE
-    assert (strip[LINE + LINE // 2] != 255).any(axis=1).mean() > 0.95
-    assert num_pixels(strip[:LINE], style.tint(style.RIGHT)) == 0
+    assert len(strip) == 4 * LINE
+    for line in (0, 2):
+        assert num_pixels(strip[line * LINE : (line + 1) * LINE], style.tint(style.RIGHT)) == 0
+    for line in (1, 3):
+        bar = strip[line * LINE : (line + 1) * LINE]
+        assert (bar[LINE // 2] != 255).any(axis=1).mean() > 0.95
+    assert (strip[LINE : 2 * LINE] == strip[3 * LINE :]).all()
 
 
 def test_the_legend_of_a_map_has_the_number_and_its_bar_has_the_name(drawn: Drawn) -> None:
