@@ -67,7 +67,10 @@ NOTE = "#5f6b73"
 WIDTH = 420
 COLUMN_GAP = 12
 ROW_GAP = 8
+# on a phone letters are larger, and notes below pictures are left out
 STYLE = """text { font-family: system-ui, sans-serif; fill: #1e1e1e }
+.title { font-size: 24px; font-weight: 600 } .number { font-size: 28px } .note { font-size: 18px }
+@media (max-width: 37.5em) { .title, .number { font-size: 37px } .true { font-size: 37px } .below { display: none } }
 .note { fill: #5f6b73 } .box { fill: none; stroke: #9aa3ab } .arrow { stroke: #c2461f; stroke-width: 3; fill: none }
 @media (prefers-color-scheme: dark) { text { fill: #e6edf0 } .note { fill: #a9b4bb } }"""
 
@@ -330,15 +333,15 @@ def what_is_it(panel: FieldPanel) -> str:
         if picture is not None:
             lines.append(f'<image x="{left}" width="264" height="194" href="{data_url(picture)}"/>')
             lines.append(f'<path class="arrow" d="M{left + 272} 97h18m-7-7l7 7l-7 7"/>')
-        lines.append(f'<text x="{left}" y="226" font-size="24" font-weight="600">{title}</text>')
-        lines.append(f'<text x="{left}" y="254" font-size="18" class="note">{note}</text>')
+        lines.append(f'<text x="{left}" y="226" class="title">{title}</text>')
+        lines.append(f'<text x="{left}" y="254" class="note below">{note}</text>')
     lines.append('<rect class="box" x="901" y="1" width="264" height="192" rx="8"/>')
     for number, plant in enumerate(PLANTS):
         predicted = f"{plant} {100 * panel.predicted[plant]:.1f} %"
-        true = f"by the mask {100 * panel.true[plant]:.1f} %"
-        top = 80 * number
-        lines.append(f'<text x="924" y="{52 + top}" font-size="28">{predicted}</text>')
-        lines.append(f'<text x="924" y="{80 + top}" font-size="18" class="note">{true}</text>')
+        true = f"true {100 * panel.true[plant]:.1f} %"
+        top = 88 * number
+        lines.append(f'<text x="924" y="{46 + top}" class="number">{predicted}</text>')
+        lines.append(f'<text x="924" y="{86 + top}" class="note true">{true}</text>')
     return "\n".join([*lines, "</svg>\n"])
 
 

@@ -69,9 +69,14 @@ def test_places_are_computed_in_float32_on_maps_in_float16() -> None:
     torch.testing.assert_close(values.flatten().double(), shares, rtol=0.0, atol=1e-3)
 
 
-def test_points_that_are_no_numbers_read_no_numbers() -> None:
-    points = torch.tensor([[[[math.nan, 0.0]]]])
-    assert sample_by_gathers(torch.ones(1, 1, 3, 3), points, 0, 0, False).isnan().all()
+@pytest.mark.parametrize("point", [(math.nan, 0.0), (0.0, math.nan)], ids=["x", "y"])
+def test_a_point_at_nan_reads_nan_and_its_neighbour_a_number(point: tuple[float, float]) -> None:
+    """As torch's ``grid_sample`` does: a broken model must not give confident boxes."""
+    points = torch.tensor([[[point, (0.0, 0.0)]]])
+
+    values = sample_by_gathers(torch.ones(1, 1, 3, 3), points, 0, 0, False)
+
+    assert values.flatten().isnan().tolist() == [True, False]
 
 
 @pytest.mark.parametrize("settings", [(1, 0, False), (0, 1, False), (0, 0, True)], ids=str)

@@ -21,7 +21,7 @@ from dinoneck.detection.sizes import check_size
         ((48, 48), (32, 16), 1.0, (16.0,), "64x48"),
     ],
 )
-def test_another_size_is_refused_with_the_next_one(
+def test_a_size_with_fractions_of_cells_is_refused_with_the_next_that_fits(
     size: tuple[int, int],
     patch: tuple[int, int],
     features_at: float,
@@ -30,5 +30,7 @@ def test_another_size_is_refused_with_the_next_one(
 ) -> None:
     with pytest.raises(ConfigError, match=f"such as {next_size}$"):
         check_size(size, patch, features_at=features_at, strides=strides)
+
+    # which is taken
     height, width = map(int, next_size.split("x"))
     check_size((height, width), patch, features_at=features_at, strides=strides)

@@ -519,26 +519,43 @@ def test_heads_with_scales_of_their_own_run_as_one_under_vmap(measured: bool) ->
     assert torch.allclose(stacked, expected, atol=1e-6)
 
 
+# maps of two cells a patch, which are resized to the pixels of the image
+FINER = small(upsample="double")
+CLASSES = Task("class", dim=3, kind="segmentation")
+
+
 @torch.no_grad()
-def test_values_are_bounded_before_and_classes_resized_before_they_are_shares() -> None:
+def test_values_are_bounded_before_they_are_resized() -> None:
     tokens = kit.tokens(1, 3, 5, layers=4)
-    classes = Task("class", dim=3, kind="segmentation")
-    neck = small(upsample="double")
-    free = DPTHead(kit.WIDTH, [Task("depth", kind="dense"), classes], neck).eval()
-    depth, logits = free.logits(tokens)
-    middle = depth.median().item()
-    bounded_depth = Task("depth", kind="dense", maximum=middle)
-    head = DPTHead(kit.WIDTH, [bounded_depth, classes], neck).eval()
-    head.load_state_dict(free.state_dict())
+    unbounded = DPTHead(kit.WIDTH, [Task("depth", kind="dense"), CLASSES], FINER).eval()
+    depth, _ = unbounded.logits(tokens)
+    bound = depth.median().item()  # which cuts half of the values
+    bounded = Task("depth", kind="dense", maximum=bound)
+    head = DPTHead(kit.WIDTH, [bounded, CLASSES], FINER).eval()
+    head.load_state_dict(unbounded.state_dict())
 
-    predicted = head.predict(tokens)
+    predicted = head.predict(tokens)["depth"]
 
-    size = (48, 80)
-    bounded = nn.functional.interpolate(depth.clamp_max(middle), size=size, mode="bilinear")
-    shares = nn.functional.interpolate(logits, size=size, mode="bilinear").softmax(dim=1)
-    error = (predicted["depth"] - bounded).norm()
-    assert error <= 1e-5 * (bounded - bounded.mean()).norm()
-    assert torch.allclose(predicted["class"], shares, atol=1e-6)
+    expected = at_image_size(depth.clamp_max(bound), tokens)
+    spread = (expected - expected.mean()).norm()  # small next to the values
+    assert (predicted - expected).norm() <= 1e-5 * spread
+
+
+@torch.no_grad()
+def test_classes_are_resized_before_they_are_shares() -> None:
+    tokens = kit.tokens(1, 3, 5, layers=4)
+    head = DPTHead(kit.WIDTH, [CLASSES], FINER).eval()
+    [logits] = head.logits(tokens)
+
+    predicted = head.predict(tokens)["class"]
+
+    expected = at_image_size(logits, tokens).softmax(dim=1)
+    assert torch.allclose(predicted, expected, atol=1e-6)
+
+
+def at_image_size(maps: Tensor, tokens: Tokens) -> Tensor:
+    """Maps in the pixels of the image."""
+    return nn.functional.interpolate(maps, size=tokens.image_size, mode="bilinear")
 
 
 @pytest.mark.parametrize("modes", [(False, False), (True, False), (True, True)], ids=str)

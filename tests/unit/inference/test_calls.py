@@ -79,11 +79,13 @@ def test_the_path_stands_beside_the_keys_of_a_mapping(tiny: Backbone, folder: Pa
     assert list(row["grass"]) == ["mass"]
 
 
-def test_images_that_are_passed_one_by_one_have_no_path_in_their_rows(
+def test_images_that_are_passed_in_a_list_have_no_path_in_their_rows(
     predictor: Predictor, folder: Path
 ) -> None:
-    [row] = predictor([folder / "a.png"])
-    assert list(row) == ["mass"]
+    """Who passes a list has their order; that of a folder is found."""
+    rows = predictor([folder / "b.png", folder / "a.png"])
+
+    assert [list(row) for row in rows] == [["mass"], ["mass"]]
 
 
 def test_predictions_of_a_folder_name_their_images(predictor: Predictor, folder: Path) -> None:

@@ -22,10 +22,10 @@ needs_openvino = pytest.mark.skipif(
 
 @pytest.fixture
 def announced(monkeypatch: pytest.MonkeyPatch) -> list[dict[tuple[int, int], int]]:
-    """What backbones are told to expect."""
-    counts: list[dict[tuple[int, int], int]] = []
-    monkeypatch.setattr(Backbone, "expect_images", lambda self, of: counts.append(dict(of)))
-    return counts
+    """What backbones are told to expect: (height, width) -> images; the runtime ``auto`` decides by it."""
+    calls: list[dict[tuple[int, int], int]] = []
+    monkeypatch.setattr(Backbone, "expect_images", lambda self, counts: calls.append(dict(counts)))
+    return calls
 
 
 @needs_openvino
@@ -81,19 +81,22 @@ def test_weights_of_the_file_are_in_the_program(tmp_path: Path, kind: str) -> No
 @pytest.mark.parametrize(
     ("options", "counts"),
     [
-        ({}, {(32, 48): 6}),
-        ({"tta": "flip4"}, {(32, 48): 24}),
-        ({"tta": "d6"}, {(32, 48): 24, (48, 32): 12}),
+        pytest.param({}, {(32, 48): 6}, id="none"),
+        pytest.param({"tta": "flip4"}, {(32, 48): 6 * 4}, id="flip4"),
+        # of the six views two are quarter turns, which swap the sides
+        pytest.param({"tta": "d6"}, {(32, 48): 6 * 4, (48, 32): 6 * 2}, id="d6"),
     ],
 )
-def test_a_call_announces_its_images_under_all_views(
+def test_a_call_tells_its_backbone_how_many_images_follow(
     tmp_path: Path,
     announced: list[dict[tuple[int, int], int]],
     options: dict[str, Any],
     counts: dict[tuple[int, int], int],
 ) -> None:
     predictor = Predictor(kit.saved_head(tmp_path / "h.safetensors"), **options)
+
     predictor(kit.images(6))
+
     assert announced == [counts]
 
 

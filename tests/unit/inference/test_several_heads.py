@@ -33,11 +33,13 @@ DEPTH, GRAMS = Task("depth", kind="dense", unit="m"), Task("mass", unit="g")
 
 
 def checkpoint(
-    head: nn.Module, backbone: Backbone, size: tuple[int, int] = kit.SIZE
+    head: nn.Module,
+    backbone: Backbone,
+    size: tuple[int, int] = kit.SIZE,
+    blur: int | None = None,
 ) -> HeadCheckpoint:
-    return HeadCheckpoint.from_module(
-        head, backbone=backbone, preprocess=backbone.preprocess.changed(size=size)
-    )
+    recipe = backbone.preprocess.changed(size=size, blur=blur)
+    return HeadCheckpoint.from_module(head, backbone=backbone, preprocess=recipe)
 
 
 def next_to_each_other(tiny: Backbone) -> dict[str, Any]:
@@ -197,24 +199,40 @@ def test_a_module_shares_the_pass_of_a_file_that_records_the_recipe_of_the_backb
     assert kit.same(row["file"], Predictor(file, tiny)(image)[0])
 
 
+def sharp_and_blurred(tiny: Backbone) -> dict[str, HeadCheckpoint]:
+    """Heads whose files differ in the blur of their images."""
+    return {
+        "sharp": checkpoint(kit.head(GRAMS), tiny),
+        "blurred": checkpoint(kit.head(CLASSES), tiny, blur=5),
+    }
+
+
+def test_heads_whose_recipes_differ_in_the_blur_have_a_pass_each(tiny: Backbone) -> None:
+    assert len(Predictor(sharp_and_blurred(tiny), tiny).passes) == 2
+
+
 def test_heads_whose_recipes_differ_in_the_blur_share_a_pass_under_one_blur(
     tiny: Backbone, images: list[Path]
 ) -> None:
-    sharp = checkpoint(kit.head(GRAMS), tiny)
-    blurred = HeadCheckpoint.from_module(
-        kit.head(CLASSES),
-        backbone=tiny,
-        preprocess=tiny.preprocess.changed(size=kit.SIZE, blur=5),
-    )
-    heads = {"sharp": sharp, "blurred": blurred}
-    assert len(Predictor(heads, tiny).passes) == 2
-    predictor = Predictor(heads, tiny, blur=3)
+    predictor = Predictor(sharp_and_blurred(tiny), tiny, blur=3)
+
+    assert predictor.preprocess.blur == 3
     assert len(predictor.passes) == 1
     assert calls_of_backbone(predictor, images[0]) == 1
-    assert predictor.preprocess.blur == 3
-    [row] = predictor(images[0])
-    assert kit.same(row["sharp"], Predictor(sharp, tiny, blur=3)(images[0])[0])
-    assert kit.same(row["blurred"], Predictor(blurred, tiny, blur=3)(images[0])[0])
+
+
+@pytest.mark.parametrize("name", ["sharp", "blurred"])
+def test_a_stated_blur_replaces_that_of_each_file(
+    name: str, tiny: Backbone, images: list[Path]
+) -> None:
+    heads = sharp_and_blurred(tiny)
+
+    [row] = Predictor(heads, tiny, blur=3)(images[0])
+
+    [alone] = Predictor(heads[name], tiny, blur=3)(images[0])
+    [as_recorded] = Predictor(heads[name], tiny)(images[0])
+    assert kit.same(row[name], alone)
+    assert not kit.same(row[name], as_recorded)
 
 
 def with_two_sizes(tiny: Backbone) -> Predictor:

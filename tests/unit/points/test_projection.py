@@ -21,25 +21,42 @@ SMALL = (60, 80)
 
 
 @pytest.fixture(scope="module")
-def scene() -> tuple[Tensor, Cameras, Tensor]:
-    """3000 points, 6 views of 60 x 80 px, their depth."""
-    cameras = rooms.ring(6, SMALL)
-    return rooms.surface(3000), cameras, rooms.depth(cameras)
+def points() -> Tensor:
+    return rooms.surface(3000)
 
 
-def same(one: Links, other: Links, atol: float = 1e-9) -> bool:
-    pairs = torch.equal(one.view, other.view) and torch.equal(one.point, other.point)
-    return (
-        pairs
-        and torch.allclose(one.uv, other.uv, atol=atol)
-        and torch.allclose(one.z, other.z, atol=atol)
+@pytest.fixture(scope="module")
+def cameras() -> Cameras:
+    return rooms.ring(6, SMALL)
+
+
+@pytest.fixture(scope="module")
+def depth(cameras: Cameras) -> Tensor:
+    return rooms.depth(cameras)
+
+
+def are_same(some: Links, other: Links, atol: float = 1e-9) -> bool:
+    if not torch.equal(some.view, other.view):
+        return False
+    if not torch.equal(some.point, other.point):
+        return False
+    return torch.allclose(some.uv, other.uv, atol=atol) and torch.allclose(
+        some.z, other.z, atol=atol
     )
 
 
 def pairs(links: Links) -> set[tuple[int, int]]:
+    """Which point is linked to which view."""
     return set(zip(links.point.tolist(), links.view.tolist(), strict=True))
 
 
+DEFAULTS: dict[str, Any] = {
+    "near": 0.05,
+    "far": math.inf,
+    "depth_abs": 0.05,
+    "depth_rel": 0.02,
+    "unknown_depth": "reject",
+}
 OPTIONS: list[dict[str, Any]] = [
     {},
     {"near": 2.0},
@@ -50,150 +67,278 @@ OPTIONS: list[dict[str, Any]] = [
 ]
 
 
+@pytest.fixture
+def few_points(points: Tensor) -> Tensor:
+    return points[:400]
+
+
+@pytest.fixture
+def depth_with_gaps(depth: Tensor) -> Tensor:
+    """Half of the rows hold what cameras write where they measure nothing."""
+    with_gaps = depth.clone()
+    for row, unknown in enumerate((0.0, -1.0, torch.nan, torch.inf, -torch.inf)):
+        with_gaps[:, row::10] = unknown
+    return with_gaps
+
+
+def is_accepted(z: float, measured: float, rule: dict[str, Any]) -> bool:
+    """Whether a point at a depth is linked to a pixel with a measured depth."""
+    is_known = 0 < measured < math.inf
+    if not is_known:
+        return bool(rule["unknown_depth"] == "accept")
+    return bool(abs(measured - z) <= max(rule["depth_abs"], rule["depth_rel"] * z))
+
+
+def link_by_hand(
+    points: Tensor, cameras: Cameras, depth: Tensor, rule: dict[str, Any]
+) -> list[tuple[int, int, float, float, float]]:
+    """Rows of (point, view, u, v, z)."""
+    height, width = SMALL
+    rows = []
+    all_uv, all_z = cameras.project(points)
+    for point in range(len(points)):
+        for view in range(len(cameras)):
+            u, v = all_uv[view, point].tolist()
+            z = float(all_z[view, point])
+            is_in_image = 0 <= round(u) < width and 0 <= round(v) < height
+            if not is_in_image or not rule["near"] < z <= rule["far"]:
+                continue
+            measured = float(depth[view, round(v), round(u)])
+            if is_accepted(z, measured, rule):
+                rows.append((point, view, u, v, z))
+    return rows
+
+
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_links_are_those_of_a_plain_loop(
-    options: dict[str, Any], scene: tuple[Tensor, Cameras, Tensor]
+    options: dict[str, Any], few_points: Tensor, cameras: Cameras, depth_with_gaps: Tensor
 ) -> None:
-    points, cameras, depth = scene[0][:400], scene[1], scene[2].clone()
-    for row, unknown in enumerate((0.0, -1.0, torch.nan, torch.inf, -torch.inf)):
-        depth[:, row::10] = unknown
-    links = PointProjector(**options)(points, cameras, depth)
-    rule = {
-        "near": 0.05,
-        "far": math.inf,
-        "depth_abs": 0.05,
-        "depth_rel": 0.02,
-        "unknown_depth": "reject",
-        **options,
-    }
-    found = []
-    uv, z = cameras.project(points)
-    for n in range(400):
-        for v in range(len(cameras)):
-            u, w, far = *uv[v, n].tolist(), float(z[v, n])
-            if (
-                rule["near"] < far <= rule["far"]
-                and 0 <= round(u) < SMALL[1]
-                and 0 <= round(w) < SMALL[0]
-            ):
-                seen = float(depth[v, round(w), round(u)])
-                known, bound = 0 < seen < math.inf, max(rule["depth_abs"], rule["depth_rel"] * far)
-                if abs(seen - far) <= bound if known else rule["unknown_depth"] == "accept":
-                    found.append((n, v, u, w, far))
-    table = torch.cat(
-        [torch.stack([links.point, links.view], 1).double(), links.uv, links.z[:, None]], 1
-    )
-    assert torch.allclose(table, torch.tensor(found, dtype=torch.float64), rtol=0, atol=1e-9)
+    links = PointProjector(**options)(few_points, cameras, depth_with_gaps)
+
+    expected = link_by_hand(few_points, cameras, depth_with_gaps, {**DEFAULTS, **options})
+    indices = torch.stack([links.point, links.view], dim=1).double()
+    rows = torch.cat([indices, links.uv, links.z[:, None]], dim=1)
+    torch.testing.assert_close(rows, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_links_count_the_views_of_every_point(
+    options: dict[str, Any], few_points: Tensor, cameras: Cameras, depth_with_gaps: Tensor
+) -> None:
+    links = PointProjector(**options)(few_points, cameras, depth_with_gaps)
+
+    linked_points = set(links.point.tolist())
     assert torch.equal(links.n_views, torch.bincount(links.point, minlength=400))
-    assert links.coverage == pytest.approx(len(set(links.point.tolist())) / 400)
+    assert links.coverage == pytest.approx(len(linked_points) / 400)
 
 
 @pytest.mark.parametrize("patch", [14, 16])
 def test_a_ramp_read_at_the_links_gives_back_the_pixel(patch: int) -> None:
-    """Tokens that hold the place of their centre, sampled at xy: the image's place, so no half pixel is lost."""
-    cameras, grid = rooms.ring(4, (15 * patch, 20 * patch)), TokenGrid(patch)
+    """Tokens that hold the place of their centre, sampled at xy: no half pixel is lost."""
+    cameras = rooms.ring(4, (15 * patch, 20 * patch))
+    grid = TokenGrid(patch)
     links = PointProjector()(rooms.surface(4000).float(), cameras, rooms.depth(cameras))
-    maps, xy = grid.cell_centers(cameras.size).double().T.reshape(1, 2, 15, 20), links.xy.double()
-    low, high = torch.full((2,), patch / 2), torch.tensor([19.5, 14.5]) * patch
-    inner = ((xy > low) & (xy < high)).all(1)
-    assert inner.sum() > 1000
-    assert (grid.sample(maps, xy[inner], cameras.size)[0] - xy[inner]).abs().max() < 1e-3
+    xy = links.xy.double()
+    first_centre = torch.full((2,), patch / 2)
+    last_centre = torch.tensor([19.5, 14.5]) * patch
+    inner_xy = xy[((xy > first_centre) & (xy < last_centre)).all(dim=1)]
+    centres = grid.cell_centers(cameras.size).double().T.reshape(1, 2, 15, 20)
+
+    read = grid.sample(centres, inner_xy, cameras.size)[0]
+
+    assert len(inner_xy) > 1000
+    assert (read - inner_xy).abs().max() < 1e-3
 
 
-def test_depth_of_another_size_is_read_half_pixels_considered(
-    scene: tuple[Tensor, Cameras, Tensor],
+def test_depth_of_twice_the_size_gives_the_same_links(
+    points: Tensor, cameras: Cameras, depth: Tensor
 ) -> None:
-    points, cameras, depth = scene
-    whole = PointProjector()(points, cameras, depth)
-    double = depth.repeat_interleave(2, 1).repeat_interleave(2, 2)
-    assert same(PointProjector()(points, cameras, double), whole)
-    fine = cameras.resize((240, 320))
-    half = PointProjector()(points, fine, rooms.depth(fine, (120, 160)))
-    assert len(pairs(half) ^ pairs(PointProjector()(points, fine, rooms.depth(fine)))) < 0.02 * len(
-        half
-    )
-    # one camera, depth known in one quarter only: the border lies at the edge between two pixels
+    doubled = depth.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)
+
+    links = PointProjector()(points, cameras, doubled)
+
+    assert are_same(links, PointProjector()(points, cameras, depth))
+
+
+def test_depth_of_half_the_size_gives_nearly_the_same_links(
+    points: Tensor, cameras: Cameras
+) -> None:
+    large = cameras.resize((240, 320))
+    half_depth = rooms.depth(large, (120, 160))
+
+    links = PointProjector()(points, large, half_depth)
+
+    links_of_whole_depth = PointProjector()(points, large, rooms.depth(large))
+    other_pairs = pairs(links) ^ pairs(links_of_whole_depth)
+    assert len(other_pairs) < 0.02 * len(links)
+
+
+def test_depth_of_another_size_is_read_half_pixels_considered() -> None:
+    """Depth is known in one quarter: its border lies at the edge between two pixels."""
     K = torch.tensor([[[8.0, 0, 3.5], [0, 8.0, 3.5], [0, 0, 1]]])
     camera = Cameras(K, torch.eye(4)[None], (8, 8))
-    uv = torch.cartesian_prod(torch.arange(-0.5, 7.5, 0.25), torch.arange(-0.5, 7.5, 0.25)) + 0.01
-    cloud = torch.cat([(uv - 3.5) / 8, torch.ones(len(uv), 1)], 1)
-    quarter = torch.tensor([[[0.0, 1.0], [0.0, 0.0]]])
-    got = PointProjector()(cloud, camera, quarter).point
-    assert got.tolist() == ((uv[:, 0] >= 3.5) & (uv[:, 1] < 3.5)).nonzero()[:, 0].tolist()
+    steps = torch.arange(-0.5, 7.5, 0.25)
+    uv = torch.cartesian_prod(steps, steps) + 0.01
+    points_at_1_m = torch.cat([(uv - 3.5) / 8, torch.ones(len(uv), 1)], dim=1)
+    known_at_the_upper_right = torch.tensor([[[0.0, 1.0], [0.0, 0.0]]])
+
+    links = PointProjector()(points_at_1_m, camera, known_at_the_upper_right)
+
+    is_upper_right = (uv[:, 0] >= 3.5) & (uv[:, 1] < 3.5)
+    assert links.point.tolist() == is_upper_right.nonzero()[:, 0].tolist()
 
 
-def test_a_batch_is_its_samples_side_by_side(scene: tuple[Tensor, Cameras, Tensor]) -> None:
-    points, cameras, depth = scene
-    batch = torch.randint(0, 3, (len(points),))
-    sample = torch.tensor([1, 0, 1, 0, 0, 7])
-    cameras = replace(cameras, sample=sample)
-    links = PointProjector()(points, cameras, depth, batch)
+@pytest.fixture
+def sample_of_point(points: Tensor) -> Tensor:
+    """Points of three samples in any order."""
+    return torch.randint(0, 3, (len(points),))
+
+
+@pytest.fixture
+def batched_cameras(cameras: Cameras) -> Cameras:
+    """Sample 2 has no camera, and sample 7 no points."""
+    return replace(cameras, sample=torch.tensor([1, 0, 1, 0, 0, 7]))
+
+
+def test_a_batch_is_its_samples_side_by_side(
+    points: Tensor, batched_cameras: Cameras, depth: Tensor, sample_of_point: Tensor
+) -> None:
+    links = PointProjector()(points, batched_cameras, depth, sample_of_point)
+
     expected = set()
-    for s in range(3):
-        rows, views = (batch == s).nonzero()[:, 0], (sample == s).nonzero()[:, 0]
-        alone = PointProjector()(points[rows], replace(cameras[views], sample=None), depth[views])
-        expected |= {(int(rows[n]), int(views[k])) for n, k in pairs(alone)}
+    for sample in range(3):
+        rows = (sample_of_point == sample).nonzero()[:, 0]
+        views = (batched_cameras.sample == sample).nonzero()[:, 0]
+        cameras_of_sample = replace(batched_cameras[views], sample=None)
+        of_sample = PointProjector()(points[rows], cameras_of_sample, depth[views])
+        for row, view in pairs(of_sample):
+            expected.add((int(rows[row]), int(views[view])))
     assert pairs(links) == expected
+
+
+def test_links_of_a_batch_are_sorted_by_point_and_view(
+    points: Tensor, batched_cameras: Cameras, depth: Tensor, sample_of_point: Tensor
+) -> None:
+    links = PointProjector()(points, batched_cameras, depth, sample_of_point)
+
     key = links.point * 10 + links.view
     assert (key[1:] > key[:-1]).all()
-    assert links.counts is not None
-    assert links.counts[:, 0].tolist() == [int((batch == s).sum()) for s in sample]
-    assert same(PointProjector(chunk=50)(points, cameras, depth, batch), links)
 
 
-def test_without_views_or_points_or_in_front_of_nothing_there_are_no_links(
-    scene: tuple[Tensor, Cameras, Tensor],
+def test_views_of_a_batch_count_the_points_of_their_sample(
+    points: Tensor, batched_cameras: Cameras, depth: Tensor, sample_of_point: Tensor
 ) -> None:
-    points, cameras, depth = scene
-    behind = points.new_tensor(
-        [[0.0, 0.0, -1.0], [0.0, 0.0, 0.0], [0.0, 0.0, -0.0], [1.0, 0.0, 0.0]]
+    links = PointProjector()(points, batched_cameras, depth, sample_of_point)
+
+    assert links.counts is not None
+    assert batched_cameras.sample is not None
+    points_of_sample = [int((sample_of_point == s).sum()) for s in batched_cameras.sample]
+    assert links.counts[:, 0].tolist() == points_of_sample
+
+
+def test_the_chunk_of_a_projector_changes_no_link(
+    points: Tensor, batched_cameras: Cameras, depth: Tensor, sample_of_point: Tensor
+) -> None:
+    in_chunks = PointProjector(chunk=50)(points, batched_cameras, depth, sample_of_point)
+
+    at_once = PointProjector()(points, batched_cameras, depth, sample_of_point)
+    assert are_same(in_chunks, at_once)
+
+
+def assert_no_links(links: Links, num_points: int) -> None:
+    assert len(links) == 0
+    assert links.coverage == 0
+    assert links.n_views.tolist() == [0] * num_points
+    for share in links.stats().values():
+        assert share.isfinite().all()
+
+
+def test_without_views_there_are_no_links(points: Tensor, cameras: Cameras, depth: Tensor) -> None:
+    links = PointProjector(unknown_depth="accept")(points, cameras[:0], depth[:0])
+
+    assert_no_links(links, num_points=3000)
+
+
+def test_without_points_there_are_no_links(points: Tensor, cameras: Cameras, depth: Tensor) -> None:
+    links = PointProjector(unknown_depth="accept")(points[:0], cameras, depth)
+
+    assert_no_links(links, num_points=0)
+
+
+def test_points_that_are_not_in_front_of_a_camera_have_no_links() -> None:
+    K = torch.diag(torch.tensor([50.0, 50.0, 1.0]))
+    camera = Cameras(K[None], torch.eye(4)[None], SMALL)
+    behind = [0.0, 0.0, -1.0]
+    in_the_camera = [0.0, 0.0, 0.0]
+    in_the_camera_with_negative_zero = [0.0, 0.0, -0.0]
+    beside = [1.0, 0.0, 0.0]
+    points = torch.tensor(
+        [behind, in_the_camera, in_the_camera_with_negative_zero, beside], dtype=torch.float64
     )
-    eye = Cameras(torch.diag(torch.tensor([50.0, 50.0, 1.0]))[None], torch.eye(4)[None], SMALL)
-    for cloud, views, known in (
-        (points, cameras[:0], depth[:0]),
-        (points[:0], cameras, depth),
-        (behind, eye, None),
-    ):
-        links = PointProjector(unknown_depth="accept")(cloud, views, known)
-        assert len(links) == links.coverage == 0
-        assert links.n_views.tolist() == [0] * len(cloud)
-        assert all(share.isfinite().all() for share in links.stats().values())
+
+    links = PointProjector(unknown_depth="accept")(points, camera, None)
+
+    assert_no_links(links, num_points=4)
 
 
 def test_a_world_far_from_its_origin_gives_the_same_links(
-    scene: tuple[Tensor, Cameras, Tensor],
+    points: Tensor, cameras: Cameras, depth: Tensor
 ) -> None:
-    points, cameras, depth = scene
     shift = torch.tensor([412_345.0, 5_651_234.0, 87.0]).double()
-    poses = cameras.cam_to_world.clone()
-    poses[:, :3, 3] += shift
-    far = PointProjector()(points + shift, replace(cameras, cam_to_world=poses), depth)
-    assert same(far, PointProjector()(points, cameras, depth), atol=1e-5)
+    shifted_poses = cameras.cam_to_world.clone()
+    shifted_poses[:, :3, 3] += shift
+    shifted_cameras = replace(cameras, cam_to_world=shifted_poses)
+
+    links = PointProjector()(points + shift, shifted_cameras, depth)
+
+    assert are_same(links, PointProjector()(points, cameras, depth), atol=1e-5)
 
 
-def test_stats_say_what_became_of_the_pairs(scene: tuple[Tensor, Cameras, Tensor]) -> None:
-    points, cameras, depth = scene
-    links = PointProjector()(points, cameras, depth)
-    stats = links.stats()
+def test_stats_say_what_became_of_the_pairs(
+    points: Tensor, cameras: Cameras, depth: Tensor
+) -> None:
+    stats = PointProjector()(points, cameras, depth).stats()
+
     uv, z = cameras.project(points)
-    inside = (z > 0.05) & (uv >= -0.5).all(-1) & (uv[..., 0] < 79.5) & (uv[..., 1] < 59.5)
-    assert torch.allclose(stats["front"], (z > 0.05).double().mean(1))
-    assert torch.allclose(stats["in_bounds"], inside.double().mean(1))
-    assert torch.allclose(stats["agree"], stats["links"] / inside.double().sum(1))
+    u, v = uv.unbind(dim=-1)
+    is_in_front = z > 0.05
+    is_inside = is_in_front & (u >= -0.5) & (v >= -0.5) & (u < 79.5) & (v < 59.5)
+    assert torch.allclose(stats["front"], is_in_front.double().mean(dim=1))
+    assert torch.allclose(stats["in_bounds"], is_inside.double().mean(dim=1))
+    assert torch.allclose(stats["agree"], stats["links"] / is_inside.double().sum(dim=1))
     assert stats["known"].tolist() == [1.0] * 6
-    assert set(PointProjector()(points, cameras).stats()) == {"links", "front", "in_bounds"}
 
 
-def test_millimetres_are_named_with_the_remedy(scene: tuple[Tensor, Cameras, Tensor]) -> None:
-    points, cameras, depth = scene
-    samples = replace(cameras, sample=torch.tensor([0, 1] * 3))
-    for views, batch in ((cameras, None), (samples, torch.arange(len(points)) % 2)):
-        with pytest.raises(DataError, match="depth / 1000"):
-            PointProjector()(points, views, depth * 1000, batch)
+def test_stats_without_depth_say_nothing_of_depth(points: Tensor, cameras: Cameras) -> None:
+    stats = PointProjector()(points, cameras).stats()
+
+    assert set(stats) == {"links", "front", "in_bounds"}
+
+
+def test_depth_in_millimetres_is_named_with_the_remedy(
+    points: Tensor, cameras: Cameras, depth: Tensor
+) -> None:
+    with pytest.raises(DataError, match="depth / 1000"):
+        PointProjector()(points, cameras, depth * 1000)
+
+
+def test_depth_in_millimetres_of_a_batch_is_named_with_the_remedy(
+    points: Tensor, cameras: Cameras, depth: Tensor
+) -> None:
+    batched = replace(cameras, sample=torch.tensor([0, 1] * 3))
+    sample_of_point = torch.arange(len(points)) % 2
+
+    with pytest.raises(DataError, match="depth / 1000"):
+        PointProjector()(points, batched, depth * 1000, sample_of_point)
+
+
+def test_a_world_in_millimetres_is_named(points: Tensor, cameras: Cameras, depth: Tensor) -> None:
     poses = cameras.cam_to_world.clone()
     poses[:, :3, 3] *= 1000
+    cameras_in_mm = replace(cameras, cam_to_world=poses)
+
     with pytest.raises(DataError, match="millimetres"):
-        PointProjector()(points * 1000, replace(cameras, cam_to_world=poses), depth)
+        PointProjector()(points * 1000, cameras_in_mm, depth)
 
 
 def calibrated_at(size: tuple[int, int], *, stated: tuple[int, int]) -> Cameras:
@@ -268,77 +413,153 @@ def test_enough_points_seen_do_not_warn() -> None:
     assert links.coverage == 0.06
 
 
-def test_what_fits_nothing_is_logged(
-    scene: tuple[Tensor, Cameras, Tensor], caplog: pytest.LogCaptureFixture
+def test_depth_that_fits_is_not_logged(
+    points: Tensor, cameras: Cameras, depth: Tensor, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Poses that fit no depth, points in no image, and no depth at all."""
-    points, cameras, depth = scene
     PointProjector()(points, cameras, depth)
-    assert not caplog.records
+
+    assert caplog.messages == []
+
+
+@pytest.fixture
+def number_in_images(points: Tensor, cameras: Cameras) -> int:
+    """How many projected points lie in an image."""
+    return len(PointProjector()(points, cameras))
+
+
+def test_poses_that_fit_no_depth_are_logged(
+    points: Tensor,
+    cameras: Cameras,
+    depth: Tensor,
+    number_in_images: int,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     PointProjector()(points, cameras, depth + 9.0)
-    far = points + torch.tensor([0.0, 0.0, 80.0], dtype=points.dtype)
-    assert not len(PointProjector()(far, cameras, depth)) and not len(
-        PointProjector()(points, cameras, depth * 0)
-    )
-    in_image = len(PointProjector()(points, cameras))
-    shown = (
-        f"0 of the {in_image} projected points with known depth",
-        f"none of the {6 * len(points)} projected points",
-        f"depth is unknown at all of the {in_image} projected points",
-    )
-    assert all(part in text for part, text in zip(shown, caplog.messages, strict=True))
+
+    [message] = caplog.messages
+    assert f"0 of the {number_in_images} projected points with known depth" in message
 
 
-HEIGHT, WIDTH, ROWS, COLS, CHANNELS, VIEWS, POINTS = 48, 70, 3, 5, 4, 3, 40
+def test_points_in_no_image_are_logged(
+    points: Tensor, cameras: Cameras, depth: Tensor, caplog: pytest.LogCaptureFixture
+) -> None:
+    above_the_room = points + torch.tensor([0.0, 0.0, 80.0], dtype=points.dtype)
+
+    links = PointProjector()(above_the_room, cameras, depth)
+
+    assert len(links) == 0
+    [message] = caplog.messages
+    assert f"none of the {6 * len(points)} projected points" in message
 
 
-TARGETS = [("points", "mean"), ("voxels", "mean"), ("voxels", "max")]
+def test_depth_that_is_unknown_everywhere_is_logged(
+    points: Tensor,
+    cameras: Cameras,
+    depth: Tensor,
+    number_in_images: int,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    links = PointProjector()(points, cameras, depth * 0)
+
+    assert len(links) == 0
+    [message] = caplog.messages
+    assert f"depth is unknown at all of the {number_in_images} projected points" in message
+
+
+HEIGHT = 48  # of images in pixels
+WIDTH = 70
+ROWS = 3  # of maps in cells
+COLS = 5
+CHANNELS = 4
+VIEWS = 3
+POINTS = 40
+TARGETS = [
+    pytest.param("points", "mean", id="points"),
+    pytest.param("voxels", "mean", id="mean of voxels"),
+    pytest.param("voxels", "max", id="maximum of voxels"),
+]
 LIFT_OPTIONS = list(itertools.product(("bilinear", "nearest"), ("mean", "random", "closest")))
 
 
-def drawn(
-    views: int = VIEWS, points: int = POINTS, share: float = 0.4, margin: float = 0.5
-) -> Links:
+def random_links(points: int = POINTS, share: float = 0.4, margin: float = 0.5) -> Links:
     """Links at random places, ``margin`` pixels beyond the outermost centres too."""
-    point, view = (torch.rand(points, views) < share).nonzero().unbind(1)
+    point, view = (torch.rand(points, VIEWS) < share).nonzero().unbind(dim=1)
     extent = torch.tensor([WIDTH, HEIGHT], dtype=torch.float64)
     uv = torch.rand(len(view), 2, dtype=torch.float64) * (extent - 1 + 2 * margin) - margin
     return Links(
-        view,
-        point,
-        uv,
-        torch.rand(len(view), dtype=torch.float64) + 1,
-        points,
-        views,
-        (HEIGHT, WIDTH),
+        view=view,
+        point=point,
+        uv=uv,
+        z=torch.rand(len(view), dtype=torch.float64) + 1,
+        num_points=points,
+        num_views=VIEWS,
+        image_size=(HEIGHT, WIDTH),
     )
 
 
-def voxels(points: int = POINTS) -> VoxelGrid:
-    return VoxelGrid.from_coords(torch.randint(-2, 1, (points, 3)), torch.randint(0, 2, (points,)))
+def grid_of(onto: str, points: int = POINTS) -> VoxelGrid | None:
+    return random_voxels(points) if onto == "voxels" else None
+
+
+def random_voxels(points: int = POINTS) -> VoxelGrid:
+    coords = torch.randint(-2, 1, (points, 3))
+    batch = torch.randint(0, 2, (points,))
+    return VoxelGrid.from_coords(coords, batch)
 
 
 def maps_of(dtype: torch.dtype = torch.float64, views: int = VIEWS) -> Tensor:
     return torch.randn(views, CHANNELS, ROWS, COLS, dtype=torch.float64).to(dtype)
 
 
-def cell_value(one: Tensor, u: float, v: float, sampling: str) -> Tensor:
-    """(C, rows, cols) -> (C,): one place of one map, by hand."""
-    rows, cols = one.shape[1:]
-    x, y = (u + 0.5) * cols / WIDTH, (v + 0.5) * rows / HEIGHT
+def clamp(value: float, highest: float) -> float:
+    return min(max(value, 0.0), highest)
+
+
+def sample_by_hand(features: Tensor, u: float, v: float, sampling: str) -> Tensor:
+    """The value of one map (C, rows, cols) at a pixel, (C,)."""
+    rows, cols = features.shape[1:]
+    x = (u + 0.5) * cols / WIDTH
+    y = (v + 0.5) * rows / HEIGHT
     if sampling == "nearest":
-        return one[:, min(max(int(y // 1), 0), rows - 1), min(max(int(x // 1), 0), cols - 1)]
-    x, y = min(max(x - 0.5, 0.0), cols - 1.0), min(max(y - 0.5, 0.0), rows - 1.0)
-    total = torch.zeros_like(one[:, 0, 0])
+        row = int(clamp(y // 1, rows - 1))
+        col = int(clamp(x // 1, cols - 1))
+        return features[:, row, col]
+    x = clamp(x - 0.5, cols - 1)
+    y = clamp(y - 0.5, rows - 1)
+    total = torch.zeros_like(features[:, 0, 0])
     for row in range(rows):
         for col in range(cols):
-            total = total + one[:, row, col] * max(0.0, 1 - abs(x - col)) * max(
-                0.0, 1 - abs(y - row)
-            )
+            weight = max(0.0, 1 - abs(x - col)) * max(0.0, 1 - abs(y - row))
+            total = total + features[:, row, col] * weight
     return total
 
 
-def by_hand(
+def values_of_points(
+    maps: Tensor, links: Links, sampling: str, views: str, generator: torch.Generator
+) -> dict[int, Tensor]:
+    """The value of every point that a view shows, by its number."""
+    samples: dict[int, list[Tensor]] = {}
+    distances: dict[int, list[float]] = {}
+    for i in range(len(links)):
+        u, v = links.uv[i].tolist()
+        point = int(links.point[i])
+        sample = sample_by_hand(maps[links.view[i]], u, v, sampling)
+        samples.setdefault(point, []).append(sample)
+        distances.setdefault(point, []).append(float(links.z[i]))
+    draws = torch.rand(len(samples), generator=generator, dtype=torch.float64).tolist()
+    values = {}
+    for draw, (point, of_views) in zip(draws, samples.items(), strict=True):
+        if views == "mean":
+            values[point] = torch.stack(of_views).mean(dim=0)
+        elif views == "closest":
+            nearest = min(distances[point])
+            values[point] = of_views[distances[point].index(nearest)]
+        else:
+            values[point] = of_views[int(draw * len(of_views))]
+    return values
+
+
+def lift_by_hand(
     maps: Tensor,
     links: Links,
     grid: VoxelGrid | None,
@@ -348,138 +569,267 @@ def by_hand(
     generator: torch.Generator,
     reduce: str,
 ) -> tuple[Tensor, Tensor]:
-    of_point: dict[int, list[tuple[float, Tensor]]] = {}
-    for view, point, (u, v), z in zip(
-        links.view.tolist(), links.point.tolist(), links.uv.tolist(), links.z.tolist(), strict=True
-    ):
-        of_point.setdefault(point, []).append((z, cell_value(maps[view], u, v, sampling)))
-    width = maps.shape[1] if project is None else project.out_features
-    draws = iter(torch.rand(len(of_point), generator=generator, dtype=torch.float64).tolist())
-    values: dict[int, Tensor] = {}
-    for point, found in of_point.items():
-        if views == "mean":
-            value = torch.stack([x for _, x in found]).mean(0)
-        elif views == "closest":
-            value = min(found, key=lambda pair: pair[0])[1]
-        else:
-            value = found[int(next(draws) * len(found))][1]
-        values[point] = value if project is None else project(value)
+    values = values_of_points(maps, links, sampling, views, generator)
+    if project is not None:
+        values = {point: project(value) for point, value in values.items()}
     if grid is None:
-        rows = [[values[p]] if p in values else [] for p in range(links.num_points)]
+        points_of_row = [[point] for point in range(links.num_points)]
     else:
-        rows = [
-            [values[p] for p in (grid.inverse == m).nonzero().flatten().tolist() if p in values]
-            for m in range(len(grid))
-        ]
-    zero, reduced = (
-        maps.new_zeros(width),
-        (lambda x: x.mean(0)) if reduce == "mean" else (lambda x: x.amax(0)),
-    )
-    return torch.stack([reduced(torch.stack(x)) if x else zero for x in rows]), torch.tensor(
-        [bool(x) for x in rows]
-    )
+        points_of_row = [(grid.inverse == i).nonzero()[:, 0].tolist() for i in range(len(grid))]
+    width = maps.shape[1] if project is None else project.out_features
+    feats = maps.new_zeros(len(points_of_row), width)
+    valid = torch.zeros(len(points_of_row), dtype=torch.bool)
+    for row, points in enumerate(points_of_row):
+        seen = [values[point] for point in points if point in values]
+        if not seen:
+            continue
+        valid[row] = True
+        if reduce == "mean":
+            feats[row] = torch.stack(seen).mean(dim=0)
+        else:
+            feats[row] = torch.stack(seen).amax(dim=0)
+    return feats, valid
 
 
-def lifted(*arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
-    found = lift(*arguments, **options)
-    return (found.feats, found.valid) if isinstance(found, SparseFeatures) else found
+def lift_features(*arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
+    """Features and validity of points or voxels."""
+    lifted = lift(*arguments, **options)
+    if isinstance(lifted, SparseFeatures):
+        return lifted.feats, lifted.valid
+    return lifted
+
+
+@pytest.mark.parametrize("is_projected", [False, True], ids=["as they are", "projected"])
+@pytest.mark.parametrize(("sampling", "views"), LIFT_OPTIONS)
+@pytest.mark.parametrize(("onto", "reduce"), TARGETS)
+def test_lifted_features_are_those_of_a_plain_loop(
+    sampling: str, views: str, onto: str, reduce: str, is_projected: bool
+) -> None:
+    maps = maps_of() - 5  # an unseen 0 would be the maximum
+    links = random_links(margin=3.0, share=0.2)
+    grid = grid_of(onto)
+    project = nn.Linear(CHANNELS, 6, dtype=torch.float64) if is_projected else None
+    options: dict[str, Any] = {"sampling": sampling, "views": views, "reduce": reduce}
+    generator = torch.Generator().manual_seed(7)
+
+    with torch.no_grad():
+        feats, valid = lift_features(
+            maps, links, grid, project=project, generator=generator, **options
+        )
+
+    same_draws = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        expected, expected_valid = lift_by_hand(
+            maps, links, grid, project=project, generator=same_draws, **options
+        )
+    assert torch.allclose(feats, expected, rtol=0, atol=1e-10)
+    assert torch.equal(valid, expected_valid)
+    assert not feats[~valid].any()  # a projection's bias stays with what was seen
+    assert 0 < int(valid.sum()) < len(valid)
 
 
 @pytest.mark.parametrize(("sampling", "views"), LIFT_OPTIONS)
 @pytest.mark.parametrize(("onto", "reduce"), TARGETS)
-def test_it_is_the_plain_loop(sampling: str, views: str, onto: str, reduce: str) -> None:
-    maps = maps_of() - 5  # an unseen 0 would be the maximum
-    links, grid = drawn(margin=3.0, share=0.2), voxels() if onto == "voxels" else None
-    for project in (None, nn.Linear(CHANNELS, 6, dtype=torch.float64)):
-        draw = [torch.Generator().manual_seed(7) for _ in range(2)]
-        with torch.no_grad():
-            feats, valid = lifted(maps, links, grid, sampling, views, project, draw[0], reduce)
-            expected, seen = by_hand(maps, links, grid, sampling, views, project, draw[1], reduce)
-        assert torch.allclose(feats, expected, rtol=0, atol=1e-10)
-        assert torch.equal(valid, seen)
-        assert not feats[~valid].any()  # a projection's bias stays with what was seen
-        assert 0 < int(valid.sum()) < len(valid)
+def test_gradients_reach_the_maps(sampling: Any, views: Any, onto: str, reduce: Any) -> None:
+    links = random_links(points=8)
+    grid = grid_of(onto, points=8)
+    maps = maps_of().requires_grad_()
+
+    def lift_maps(maps: Tensor) -> Tensor:
+        generator = torch.Generator().manual_seed(3)
+        feats, _ = lift_features(
+            maps, links, grid, sampling=sampling, views=views, generator=generator, reduce=reduce
+        )
+        return feats
+
+    assert torch.autograd.gradcheck(lift_maps, (maps,), fast_mode=True)
 
 
 @pytest.mark.parametrize(("sampling", "views"), LIFT_OPTIONS)
 @pytest.mark.parametrize(("onto", "reduce"), TARGETS)
 def test_gradients_reach_maps_and_projection(
-    sampling: str, views: str, onto: str, reduce: str
+    sampling: Any, views: Any, onto: str, reduce: Any
 ) -> None:
-    links, grid = drawn(points=8), voxels(8) if onto == "voxels" else None
-    maps, project = maps_of().requires_grad_(), nn.Linear(CHANNELS, 2, dtype=torch.float64)
+    links = random_links(points=8)
+    grid = grid_of(onto, points=8)
+    maps = maps_of().requires_grad_()
+    project = nn.Linear(CHANNELS, 2, dtype=torch.float64)
 
-    def run(own: Tensor, *_: Tensor, layer: nn.Linear | None = project) -> Tensor:
-        return lifted(
-            own, links, grid, sampling, views, layer, torch.Generator().manual_seed(3), reduce
-        )[0]
+    def lift_projected(maps: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """Gradcheck changes the weight and the bias in their place."""
+        generator = torch.Generator().manual_seed(3)
+        feats, _ = lift_features(
+            maps,
+            links,
+            grid,
+            sampling=sampling,
+            views=views,
+            project=project,
+            generator=generator,
+            reduce=reduce,
+        )
+        return feats
 
-    assert torch.autograd.gradcheck(run, (maps, project.weight, project.bias), fast_mode=True)
-    assert torch.autograd.gradcheck(lambda x: run(x, layer=None), maps, fast_mode=True)
+    leaves = (maps, project.weight, project.bias)
+    assert torch.autograd.gradcheck(lift_projected, leaves, fast_mode=True)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+LAYOUTS = ["channels first", "channels last", "leaf"]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
 @pytest.mark.parametrize("onto", ["points", "voxels"])
-def test_every_dtype_stays_and_is_right_to_its_rounding(dtype: torch.dtype, onto: str) -> None:
-    maps, links, grid = maps_of(dtype), drawn(), voxels() if onto == "voxels" else None
-    leaf, wide = maps.clone().requires_grad_(), maps.double().requires_grad_()
-    exact, _ = lifted(wide, links, grid)
-    rounding = torch.finfo(dtype).eps * 4
-    for own in (maps, leaf, maps.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)):
-        feats, _ = lifted(own, links, grid)
-        assert feats.dtype == dtype
-        assert (feats.double() - exact).abs().max() < rounding * wide.abs().max()
-    seed = torch.randn_like(exact).to(dtype)
-    (grad,) = torch.autograd.grad(lifted(leaf, links, grid)[0], leaf, seed)
-    (right,) = torch.autograd.grad(exact, wide, seed.double())
+def test_every_dtype_stays_and_is_right_to_its_rounding(
+    dtype: torch.dtype, onto: str, layout: str
+) -> None:
+    maps = maps_of(dtype)
+    links = random_links()
+    grid = grid_of(onto)
+    if layout == "channels last":
+        maps = maps.to(memory_format=torch.channels_last)
+    elif layout == "leaf":
+        maps.requires_grad_()
+
+    feats, _ = lift_features(maps, links, grid)
+
+    exact, _ = lift_features(maps.double(), links, grid)
+    rounding = 4 * torch.finfo(dtype).eps * maps.double().abs().max()
+    assert feats.dtype == dtype
+    assert (feats.double() - exact).abs().max() < rounding
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("onto", ["points", "voxels"])
+def test_gradients_of_every_dtype_are_right_to_its_rounding(dtype: torch.dtype, onto: str) -> None:
+    maps = maps_of(dtype).requires_grad_()
+    maps_in_double = maps.detach().double().requires_grad_()
+    links = random_links()
+    grid = grid_of(onto)
+    exact_feats, _ = lift_features(maps_in_double, links, grid)
+    grad_of_feats = torch.randn_like(exact_feats).to(dtype)
+
+    feats, _ = lift_features(maps, links, grid)
+    (grad,) = torch.autograd.grad(feats, maps, grad_of_feats)
+
+    (exact,) = torch.autograd.grad(exact_feats, maps_in_double, grad_of_feats.double())
+    rounding = 4 * torch.finfo(dtype).eps * exact.abs().max()
     assert grad.dtype == dtype
-    assert (grad.double() - right).abs().max() < rounding * right.abs().max()
+    assert (grad.double() - exact).abs().max() < rounding
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_many_points_in_a_voxel_still_give_their_mean(dtype: torch.dtype) -> None:
     count = 100_000
-    each = torch.arange(count)
     links = Links(
-        each * 0, each, torch.full((count, 2), 7.0), torch.ones(count), count, 1, (16, 16)
+        view=torch.zeros(count, dtype=torch.int64),
+        point=torch.arange(count),
+        uv=torch.full((count, 2), 7.0),
+        z=torch.ones(count),
+        num_points=count,
+        num_views=1,
+        image_size=(16, 16),
     )
-    grid = VoxelGrid.from_coords(torch.zeros(count, 3).long())
-    found = lift(torch.full((1, 2, 1, 1), 3.0, dtype=dtype), links, grid, "nearest").feats
-    assert torch.allclose(found.double(), torch.tensor(3.0).double(), rtol=torch.finfo(dtype).eps)
+    one_voxel = VoxelGrid.from_coords(torch.zeros(count, 3, dtype=torch.int64))
+    maps = torch.full((1, 2, 1, 1), 3.0, dtype=dtype)
+
+    feats = lift(maps, links, one_voxel, "nearest").feats
+
+    three = torch.tensor(3.0, dtype=torch.float64)
+    assert torch.allclose(feats.double(), three, rtol=torch.finfo(dtype).eps)
+
+
+WIDTHS = [
+    pytest.param(None, id="as they are"),
+    pytest.param(6, id="projected"),
+]
 
 
 @pytest.mark.parametrize("views", ["mean", "random", "closest"])
-def test_nothing_to_lift(views: str) -> None:
-    no_links, project = drawn(share=0.0), nn.Linear(CHANNELS, 6, dtype=torch.float64)
-    no_views = replace(no_links, num_views=0)
-    for maps, links in ((maps_of().requires_grad_(), no_links), (maps_of(views=0), no_views)):
-        for grid, layer in itertools.product((None, voxels()), (None, project)):
-            feats, valid = lifted(maps, links, grid, views=views, project=layer)
-            assert feats.shape == (POINTS if grid is None else len(grid), 6 if layer else CHANNELS)
-            assert not feats.any() and not valid.any()
-        if maps.requires_grad:
-            feats.sum().backward()
-            assert not maps.grad.any()
-    nothing = replace(no_views, num_points=0)
-    assert lift(
-        maps_of(views=0), nothing, VoxelGrid.from_points(torch.zeros(0, 3), 1.0)
-    ).feats.shape == (0, CHANNELS)
+@pytest.mark.parametrize("onto", ["points", "voxels"])
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("num_views", [VIEWS, 0], ids=["no links", "no views"])
+def test_without_links_nothing_is_lifted(
+    num_views: int, width: int | None, onto: str, views: str
+) -> None:
+    links = replace(random_links(share=0.0), num_views=num_views)
+    grid = grid_of(onto)
+    project = nn.Linear(CHANNELS, width, dtype=torch.float64) if width else None
+
+    feats, valid = lift_features(
+        maps_of(views=num_views), links, grid, views=views, project=project
+    )
+
+    num_rows = POINTS if grid is None else len(grid)
+    assert feats.shape == (num_rows, width or CHANNELS)
+    assert not feats.any()
+    assert not valid.any()
 
 
+@pytest.mark.parametrize("views", ["mean", "random", "closest"])
+def test_without_links_gradients_are_zero(views: str) -> None:
+    maps = maps_of().requires_grad_()
+    project = nn.Linear(CHANNELS, 6, dtype=torch.float64)
+    feats, _ = lift_features(
+        maps, random_links(share=0.0), random_voxels(), views=views, project=project
+    )
+
+    feats.sum().backward()
+
+    assert maps.grad is not None
+    assert not maps.grad.any()
+
+
+def test_without_points_features_keep_their_channels() -> None:
+    links = replace(random_links(share=0.0), num_views=0, num_points=0)
+    no_voxels = VoxelGrid.from_points(torch.zeros(0, 3), 1.0)
+
+    lifted = lift(maps_of(views=0), links, no_voxels)
+
+    assert lifted.feats.shape == (0, CHANNELS)
+
+
+@pytest.mark.parametrize("chunk", [1, 7])
 @pytest.mark.parametrize("views", ["mean", "random", "closest"])
 @pytest.mark.parametrize(("onto", "reduce"), TARGETS)
-def test_the_chunk_changes_neither_result_nor_gradient(onto: str, reduce: str, views: str) -> None:
-    links, grid, maps = drawn(), voxels() if onto == "voxels" else None, maps_of().requires_grad_()
-    results = []
-    for chunk in (1, 7, 10**6):
-        options = {"views": views, "reduce": reduce, "chunk": chunk}
-        feats, valid = lifted(
-            maps, links, grid, **options, generator=torch.Generator().manual_seed(0)
+def test_the_chunk_changes_neither_result_nor_gradient(
+    onto: str, reduce: Any, views: Any, chunk: int
+) -> None:
+    maps = maps_of().requires_grad_()
+    links = random_links()
+    grid = grid_of(onto)
+
+    def lift_with_gradient(chunk: int) -> tuple[Tensor, Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        feats, valid = lift_features(
+            maps, links, grid, views=views, reduce=reduce, chunk=chunk, generator=generator
         )
-        results.append((feats, valid.double(), *torch.autograd.grad(feats.square().sum(), maps)))
-        with torch.no_grad():
-            again, _ = lifted(
-                maps, links, grid, **options, generator=torch.Generator().manual_seed(0)
-            )
-        assert torch.equal(again, feats)
-    assert all(kit.same(result, results[-1], 1e-12) for result in results)
+        (grad,) = torch.autograd.grad(feats.square().sum(), maps)
+        return feats, valid.double(), grad
+
+    in_chunks = lift_with_gradient(chunk)
+
+    at_once = lift_with_gradient(10**6)
+    assert kit.same(in_chunks, at_once, 1e-12)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 10**6])
+@pytest.mark.parametrize("views", ["mean", "random", "closest"])
+@pytest.mark.parametrize(("onto", "reduce"), TARGETS)
+def test_features_are_the_same_with_and_without_gradients(
+    onto: str, reduce: Any, views: Any, chunk: int
+) -> None:
+    maps = maps_of().requires_grad_()
+    links = random_links()
+    grid = grid_of(onto)
+    options: dict[str, Any] = {"views": views, "reduce": reduce, "chunk": chunk}
+    feats, _ = lift_features(
+        maps, links, grid, generator=torch.Generator().manual_seed(0), **options
+    )
+
+    with torch.no_grad():
+        without_gradients, _ = lift_features(
+            maps, links, grid, generator=torch.Generator().manual_seed(0), **options
+        )
+
+    assert torch.equal(without_gradients, feats)

@@ -11,7 +11,7 @@ from dinoneck import FeatureStore, load_backbone
 from dinoneck.store import MemoryStore
 from dinoneck.store.files import LocalFiles
 
-IDS = ["0", "1", "x/2"]  # an id may look like a number
+IDS = ["0", "1", "x/2"]  # an id may look like a number, or lie in a folder
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,9 @@ def container(request: pytest.FixtureRequest, store: FeatureStore) -> FeatureSto
 
 
 @pytest.mark.parametrize("image_id", IDS)
-def test_every_id_is_in_the_store(container: FeatureStore | MemoryStore, image_id: str) -> None:
+def test_every_extracted_id_is_in_its_container(
+    container: FeatureStore | MemoryStore, image_id: str
+) -> None:
     assert image_id in container
 
 

@@ -769,7 +769,7 @@ def one_layer(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Feature
 
 @pytest.fixture
 def npz(one_layer: FeatureStore, tmp_path: Path) -> Path:
-    """Its tokens in the older layout: a file per image, with an array per view."""
+    """The tokens of ``one_layer`` in the older layout: a file per image, with an array per view."""
     folder = tmp_path / "npz"
     folder.mkdir()
     for image_id in one_layer.ids:
@@ -783,9 +783,16 @@ def npz(one_layer: FeatureStore, tmp_path: Path) -> Path:
 
 
 def from_npz(npz: Path) -> FeatureStore:
+    """Convert the folder of ``npz``: images of 2 x 3 patches, in four flips."""
     return FeatureStore.from_npz(
-        npz, npz.parent / "back", grid=(2, 3), patch_size=16, views="flips4"
+        npz, npz.parent / "converted", grid=(2, 3), patch_size=16, views="flips4"
     )
+
+
+def states_of_shards(store: FeatureStore) -> dict[Path, int]:
+    """Shard -> when it was written."""
+    files = sorted(Path(store.path, "data").iterdir())
+    return {file: file.stat().st_mtime_ns for file in files}
 
 
 def test_a_folder_of_npz_files_becomes_a_store(npz: Path, one_layer: FeatureStore) -> None:
@@ -801,10 +808,12 @@ def test_a_folder_of_npz_files_becomes_a_store(npz: Path, one_layer: FeatureStor
 def test_npz_files_that_were_converted_are_not_converted_again(
     npz: Path, one_layer: FeatureStore
 ) -> None:
-    from_npz(npz)
+    before = states_of_shards(from_npz(npz))
 
     again = from_npz(npz)
 
+    assert before
+    assert states_of_shards(again) == before
     assert again.ids == one_layer.ids
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -62,24 +61,25 @@ def failing(*arguments: Any, **options: Any) -> Any:
     raise ConnectionError("the line is down")
 
 
-@pytest.mark.parametrize(
-    ("method", "read"),
-    [
-        pytest.param("cat_file", lambda store: store["a"], id="bytes"),
-        pytest.param("size", lambda store: store.shards.files.state("unlisted"), id="size"),
-    ],
-)
-def test_an_error_of_the_file_system_is_one_of_the_store(
-    remote: FeatureStore,
-    monkeypatch: pytest.MonkeyPatch,
-    method: str,
-    read: Callable[[FeatureStore], object],
+def test_a_lost_connection_while_tokens_are_read_is_a_store_error(
+    remote: FeatureStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert remote.ids == ("a", "b")  # the index is read before
-    monkeypatch.setattr(fsspec.get_filesystem_class("local"), method, failing)
+    assert remote.ids  # the index is read before
+    # by which fsspec fetches the ranges of a file
+    monkeypatch.setattr(fsspec.get_filesystem_class("local"), "cat_file", failing)
 
     with pytest.raises(StoreError, match="cannot be read.*the line is down"):
-        read(remote)
+        remote["a"]
+
+
+def test_a_lost_connection_while_a_size_is_asked_for_is_a_store_error(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = RemoteFiles(f"local://{root}")
+    monkeypatch.setattr(fsspec.get_filesystem_class("local"), "size", failing)
+
+    with pytest.raises(StoreError, match="cannot be read.*the line is down"):
+        files.state("store.json")
 
 
 def test_what_was_listed_is_forgotten_on_a_refresh(
