@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import shutil
 import socket
 import sys
 import tempfile
 import threading
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,6 +38,7 @@ from dinoneck import Backbone, load_backbone, registry
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("DINONECK_DATA", ROOT.parent / "shared" / "data"))
 CACHES = Path(os.environ["XDG_CACHE_HOME"])  # a folder in it per test
+CACHE_NUMBERS = itertools.count()
 ON_PRETEND_DEVICE = [
     "unit/test_gpu_benchmarks.py",
     "unit/store/test_memory_on_device.py",
@@ -53,6 +54,8 @@ WITHOUT_QUICK_TESTS = ("slow and not campaign", "campaign", "slow")
 torch.set_num_threads(1)
 # OpenVINO reports every conversion from a copy of the process, unless its reporter cannot be imported
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+if not torch.cuda.is_available():
+    sys.modules["triton"] = None  # type: ignore[assignment]  # compiles for GPUs alone
 
 
 def names_slow_tests(path: Path) -> bool:
@@ -96,8 +99,7 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_unconfigure() -> None:
-    """Leave nothing behind."""
-    gc.unfreeze()
+    """Leave no files behind; what was collected stays out of the search for garbage at the end."""
     shutil.rmtree(os.environ["TORCHINDUCTOR_CACHE_DIR"], ignore_errors=True)
     shutil.rmtree(CACHES, ignore_errors=True)
 
@@ -110,8 +112,8 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         )
 
 
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, scope="session")
+def no_network() -> Iterator[None]:
     """Any connection beyond this machine fails the test that tries it."""
     connect = socket.socket.connect
 
@@ -125,13 +127,15 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
             raise AssertionError(f"a test tried to reach {address}")
         connect(self, address)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(socket.socket, "connect", guarded)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", guarded)
+        yield
 
 
 @pytest.fixture(autouse=True)
 def empty_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test begins without compiled programs: what earlier tests compiled changes nothing."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(CACHES / uuid.uuid4().hex))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(CACHES / str(next(CACHE_NUMBERS))))
 
 
 @pytest.fixture(scope="session")
@@ -155,8 +159,13 @@ def shared_programs(folder_of_programs: Path, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:
-    """Every test begins with the same random state."""
-    torch.manual_seed(0)
+    """Every test begins with the same random state.
+
+    torch.manual_seed would also note the stack of every call, to seed devices that nobody uses.
+    """
+    torch.default_generator.manual_seed(0)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(0)
 
 
 @pytest.fixture(scope="session")

@@ -329,7 +329,7 @@ def test_a_run_states_the_doubts_of_its_folder_once(
     assert caplog.text.count("is called like a copy of 'blue'") == 1
 
 
-@pytest.mark.parametrize("heads", [(), ("--heads", "patch_mean", "dpt_neck")], ids=["one", "two"])
+@pytest.mark.parametrize("heads", [(), ("--heads", "patch_mean", "linear")], ids=["one", "two"])
 def test_the_command_states_the_doubts_of_its_folder_once(
     heads: tuple[str, ...],
     doubtful_folder: Path,

@@ -84,6 +84,14 @@ def test_the_time_of_an_image_is_that_of_a_step_on_a_copy(optimizer: Any, passes
         assert torch.equal(value, weights[name])
 
 
+class Stopped(Exception):
+    """Ends a run."""
+
+
+def stop_after_an_epoch(epoch: int, _: Any) -> None:
+    raise Stopped
+
+
 @pytest.mark.parametrize(
     ("head", "seconds", "line"),
     [
@@ -111,16 +119,33 @@ def test_a_long_run_states_its_time_before_the_first_epoch(
     monkeypatch.setattr(run, "seconds_per_image", lambda *_, **__: seconds)
     config = a_run(meadow, data=MASKS, head={} if head is None else {"type": head})
 
-    train(config, tmp_path / "run")
+    with pytest.raises(Stopped):
+        train(config, tmp_path / "run", callbacks=[stop_after_an_epoch])
 
     lines = capsys.readouterr().err.splitlines()
     if line is None:
         assert not any("about" in text for text in lines)
     else:
-        assert lines.index(line) < lines.index(
-            next(text for text in lines if text.startswith("fold 0, epoch 1 of 2: loss "))
-        )
-        assert sum("about" in text for text in lines) == 1
+        [estimate] = [number for number, text in enumerate(lines) if "about" in text]
+        assert lines[estimate] == line
+        assert not any(text.startswith("fold 0, epoch 1") for text in lines[:estimate])
+
+
+def test_the_time_of_a_run_is_stated_once_for_all_folds(
+    meadow: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(run, "seconds_per_image", lambda *_, **__: 300.0)
+    config = a_run(meadow, data=MASKS, head={"type": "dense"})
+
+    train(config, tmp_path / "run")
+
+    lines = capsys.readouterr().err.splitlines()
+    first_epoch = next(text for text in lines if text.startswith("fold 0, epoch 1 of 2: loss "))
+    assert lines.index("about 2.7 h for the 2 folds") < lines.index(first_epoch)
+    assert sum("about" in text for text in lines) == 1
 
 
 def refuse(*_: Any, **__: Any) -> float:
@@ -157,8 +182,10 @@ def test_masks_of_classes_are_learned_by_an_fpn_head_on_the_last_block(
     meadow: Path, tmp_path: Path
 ) -> None:
     """It is trained as the head that is named so."""
-    report = train(a_run(meadow, data=MASKS), tmp_path / "default")
-    train(a_run(meadow, data=MASKS, head={"type": "fpn"}), tmp_path / "named")
+    one_epoch = {"epochs": 1}
+    report = train(a_run(meadow, data=MASKS, optim=one_epoch), tmp_path / "default")
+    named_head = a_run(meadow, data=MASKS, optim=one_epoch, head={"type": "fpn"})
+    train(named_head, tmp_path / "named")
 
     assert report["backbone"]["layers"] == [5]
     default = files_of(tmp_path / "default")
