@@ -12,7 +12,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -206,31 +207,47 @@ PICTURES: dict[str, Callable[[], Image.Image]] = {
 
 
 def draw_before_and_after(folder: Path, checkout: Path) -> None:
-    """Write ``before_NAME.jpg`` and ``after_NAME.jpg`` of every picture, and of the report if Chromium is installed.
+    """Write ``before_NAME.jpg`` and ``after_NAME.jpg`` of every picture, and of a report.
 
     Args:
         folder: for the pictures.
         checkout: the files of 0.3.0.
+
+    Raises:
+        SystemExit: without Chromium, which draws the report.
     """
-    for prefix, source in (("before", checkout), ("after", Path(__file__).resolve().parents[2])):
-        names = [name for name in PICTURES if prefix == "after" or name not in MISSING_BEFORE]
-        drawn = folder / prefix
-        command = [sys.executable, __file__, str(drawn), *names]
+    browser = shutil.which("chromium")
+    if browser is None:
+        sys.exit("chromium is not installed; it draws the report: install it, and draw again")
+    names_before = [name for name in PICTURES if name not in MISSING_BEFORE]
+    _draw_with(checkout, names_before, browser, folder, prefix="before")
+    _draw_with(Path(__file__).resolve().parents[2], [*PICTURES], browser, folder, prefix="after")
+
+
+def _draw_with(
+    source: Path, names: Sequence[str], browser: str, folder: Path, *, prefix: str
+) -> None:
+    """Draw pictures and the report with the code in a checkout, and write them smaller."""
+    with tempfile.TemporaryDirectory() as temporary:
+        drawn = Path(temporary)
         environment = {**os.environ, "PYTHONPATH": str(source / "src")}
+        command = [sys.executable, __file__, str(drawn), *names]
         subprocess.run(command, check=True, env=environment)  # noqa: S603
-        browser = shutil.which("chromium")
-        if browser is not None:
-            page = (drawn / "report.html").resolve().as_uri()
-            width, height = REPORT_SIZE
-            options = ["--headless", "--no-sandbox", "--hide-scrollbars"]
-            options += [f"--window-size={width},{height}", f"--screenshot={drawn / 'report.png'}"]
-            subprocess.run([browser, *options, page], check=True, capture_output=True)  # noqa: S603
-            names.append("report")
-        for name in names:
+        _photograph(browser, drawn / "report.html", drawn / "report.png")
+        for name in (*names, "report"):
             picture = Image.open(drawn / f"{name}.png").convert("RGB")
-            size = (PAGE_WIDTH_PX, round(picture.height * PAGE_WIDTH_PX / picture.width))
-            small = picture.resize(size, Image.Resampling.LANCZOS)
+            height = round(picture.height * PAGE_WIDTH_PX / picture.width)
+            small = picture.resize((PAGE_WIDTH_PX, height), Image.Resampling.LANCZOS)
             small.save(folder / f"{prefix}_{name}.jpg", quality=80, optimize=True)
+
+
+def _photograph(browser: str, page: Path, picture: Path) -> None:
+    """Write what Chromium shows of a page."""
+    width, height = REPORT_SIZE
+    options = ["--headless", "--no-sandbox", "--hide-scrollbars"]
+    options += [f"--window-size={width},{height}", f"--screenshot={picture}"]
+    command = [browser, *options, page.resolve().as_uri()]
+    subprocess.run(command, check=True, capture_output=True)  # noqa: S603
 
 
 def main() -> None:

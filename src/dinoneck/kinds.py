@@ -47,6 +47,9 @@ AnyRuntime = Literal[Runtime, "onnxruntime"]
 Precision = Literal["float32", "bfloat16"]
 """The dtype of a backbone's weights and tokens, of those that every runtime computes in."""
 
+TTA = Literal["none", "flip4", "d6"]
+"""The views of an image that predictions are averaged over: itself, flips, and flips with quarter turns."""
+
 TileSize = int | tuple[int, int] | Literal["auto"] | None
 """(height, width) of the tiles that large images are cut into, in pixels, or one number for both.
 

@@ -11,12 +11,13 @@ from typing import Any
 from dinoneck.codec import OMIT_DEFAULT, normalize_fields, restore
 from dinoneck.errors import ConfigError
 from dinoneck.intervals import LEVELS, count_groups, fewest_groups, group_quantile
+from dinoneck.kinds import TTA
 
 INTERVAL_KINDS = ("regression", "ratio", "density", "classification")
 """Kinds of tasks that have intervals, or prediction sets."""
 LOW, HIGH, SET = " low", " high", " set"
 """What follows the name of a column of tables in those of the bounds of its interval, and of the set of its labels."""
-NO_VIEWS = "none"
+NO_VIEWS: TTA = "none"
 """The views of predictions from the image alone."""
 DEFAULT_LEVEL = 0.9
 """The level of the bounds in tables, where it is stored."""
@@ -31,12 +32,12 @@ class Interval:
         half_widths: one per level: the quantile of held-out residuals, in the unit of the output.
             Of classes it is that of 1 - the probability of the true class.
         groups: of how many groups the held-out images are; a single image without a group is one.
-        views: over which views of an image the predictions were averaged that the residuals are
-            of, such as ``"flip4"``. Predictions from fewer views are farther off.
+        views: those that predictions were averaged over when the residuals were measured, such as
+            ``"flip4"``. Predictions from fewer views are farther off.
 
     Raises:
         ConfigError: if a level is out of range or has no half width, half widths are negative or
-            become smaller with the level, or there are half widths without groups.
+            become smaller with the level, there are half widths without groups, or views are unknown.
 
     Examples:
         >>> interval = Interval(levels=(0.5, 0.9), half_widths=(1.5, 4.0), groups=12)
@@ -47,7 +48,7 @@ class Interval:
     levels: tuple[float, ...]
     half_widths: tuple[float, ...]
     groups: int
-    views: str = field(default=NO_VIEWS, metadata=OMIT_DEFAULT)
+    views: TTA = field(default=NO_VIEWS, metadata=OMIT_DEFAULT)
 
     def __setstate__(self, state: object) -> None:
         restore(self, state)

@@ -25,6 +25,7 @@ from dinoneck import (
 from dinoneck.data import read_table
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.export import export_model
+from dinoneck.tasks import Interval
 from dinoneck.training import train
 from dinoneck.viz.score_tables import all_tables
 
@@ -177,7 +178,7 @@ def test_intervals_of_views_are_held_with_these_views(of_views: Path, meadow: Pa
 
 @pytest.mark.parametrize("tta", ["none", "d6"])
 def test_intervals_of_views_are_refused_with_other_views(tta: Any, of_views: Path) -> None:
-    message = f"the intervals of 'soil' are of predictions from the views 'flip4', not from '{tta}'"
+    message = f"of predictions from the views 'flip4', not from '{tta}': pass tta='flip4'"
 
     with pytest.raises(ConfigError, match=message):
         Predictor(of_views, tta=tta, interval=0.5)
@@ -193,8 +194,13 @@ def test_predictions_from_other_views_have_no_intervals_and_say_so(
     )
 
     assert ran.code == 0, ran.err
-    assert "Without intervals, which are of predictions from the views flip4, see --tta." in ran.out
+    assert "Without intervals of soil, which are of predictions from the views that" in ran.out
     assert list(pd.read_csv(out).columns) == ["image", "soil"]
+
+
+def test_unknown_views_of_intervals_are_refused() -> None:
+    with pytest.raises(ConfigError, match="views is 'flips'"):
+        Interval(levels=(0.5,), half_widths=(1.0,), groups=1, views="flips")  # type: ignore[arg-type]
 
 
 def test_intervals_of_the_image_alone_hold_for_views(
@@ -212,7 +218,7 @@ def test_intervals_of_the_image_alone_hold_for_views(
 def test_an_exported_model_has_no_intervals_of_views_and_says_so(
     of_views: Path, tmp_path: Path
 ) -> None:
-    with pytest.warns(UserWarning, match="the views 'flip4', and the exported model predicts one"):
+    with pytest.warns(UserWarning, match="of 'soil' are of predictions from several views"):
         exported = export_model(of_views, tmp_path / "h.pt2", format="pt2", check=False)
 
     [task] = exported.description["tasks"]

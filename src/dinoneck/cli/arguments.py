@@ -296,11 +296,11 @@ class HeadBackbone:
     def load_backbone(
         self, head: HeadCheckpoint, precision: Precision | None = None
     ) -> Backbone | None:
-        """Return the backbone with the LoRA weights of the head, or None for the one that the head names.
+        """Return the backbone of a head, with its LoRA weights; None if no option changes the one that it names.
 
         Args:
-            head: that reads its tokens.
-            precision: of its weights and tokens; None = as in training.
+            head: of a file.
+            precision: of the weights and tokens; None = that of the training.
 
         Raises:
             ConfigError: if the options contradict each other.

@@ -981,9 +981,12 @@ def _intervals_left_out(opened: OpenModel, level: float | None, tile: TileSize) 
         if has_intervals:
             return "Without intervals, which hold for images like those of the training, not for tiles."
         return ""
-    views = _views_of_intervals(opened)
-    if views and not any(task.interval for task in opened.tasks):
-        return f"Without intervals, which are of predictions from the views {views}, see --tta."
+    of_other_views = _tasks_with_intervals_of_other_views(opened)
+    if of_other_views:
+        return (
+            f"Without intervals of {', '.join(of_other_views)}, which are of predictions from the views "
+            "that the file names: leave --tta out to have them."
+        )
     names = []
     levels: set[float] = set()
     for task in opened.tasks:
@@ -1001,15 +1004,17 @@ def _intervals_left_out(opened: OpenModel, level: float | None, tile: TileSize) 
     )
 
 
-def _views_of_intervals(opened: OpenModel) -> str:
-    """The views that intervals in head files are of; empty where all are of the image alone."""
-    from dinoneck.heads.ensemble import views_of_intervals
-    from dinoneck.task_intervals import NO_VIEWS
+def _tasks_with_intervals_of_other_views(opened: OpenModel) -> list[str]:
+    """The names of tasks whose intervals do not hold for the views that predict them, each once."""
+    from dinoneck.heads.ensemble import has_intervals_of_other_views
 
-    views: set[str] = set()
-    for file in opened.checkpoints:
-        views.update(views_of_intervals(task) for task in file.tasks)
-    return ", ".join(sorted(views - {NO_VIEWS}))
+    names: dict[str, None] = {}
+    for its_pass in getattr(opened.model, "passes", ()):  # an exported file has none
+        for loaded_head in its_pass.heads.values():
+            for task in loaded_head.head.predicted:
+                if has_intervals_of_other_views(task, its_pass.tta):
+                    names[task.name] = None
+    return list(names)
 
 
 def _value_rows(

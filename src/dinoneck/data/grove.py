@@ -159,10 +159,12 @@ class _Disc(NamedTuple):
     Attributes:
         window: the rows and the columns around it.
         offset: (2, h, w), from the centre to each pixel of the window, x and y in radii.
+        distance: (h, w), of each pixel of the window from the centre, in radii.
     """
 
     window: tuple[slice, slice]
     offset: _Array
+    distance: _Array
 
     @classmethod
     def around(cls, centre: _Array, radius: float, size: _Size) -> _Disc:
@@ -173,13 +175,7 @@ class _Disc(NamedTuple):
         window = (slice(top, bottom), slice(left, right))
         y, x = np.mgrid[window]
         offset = np.stack([x - centre[0], y - centre[1]]) / radius
-        return cls(window, offset)
-
-    @property
-    def distance(self) -> _Array:
-        """(h, w), of each pixel of the window from the centre, in radii."""
-        distance: _Array = np.linalg.norm(self.offset, axis=0)
-        return distance
+        return cls(window, offset, np.linalg.norm(offset, axis=0))
 
     @property
     def is_inside(self) -> _Array:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from dinoneck.dtypes import dtype_name
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.evaluation.models import loaded_heads_of
 from dinoneck.inference.predictor import Predictor
+from dinoneck.kinds import TTA
 from dinoneck.metrics import Array
 from dinoneck.runtime.exported import ExportedPredictor
 from dinoneck.task_facts import TaskFacts
@@ -166,7 +167,7 @@ class Calibration:
     def intervals(
         self, targets: Mapping[str, ScoredTarget], rows: Sequence[Row], groups: Sequence[Hashable]
     ) -> Intervals:
-        """Return the intervals of the head's tasks, by how far its predictions are off.
+        """Return the intervals of the head's tasks, by how far its predictions are off; they name its views.
 
         Args:
             targets: what it predicts, with the truth.
@@ -180,10 +181,12 @@ class Calibration:
                 outputs = outputs[:, list(target.columns)]
             residuals[name] = target.residuals(outputs, range(len(rows)))
         measured = target_intervals(targets, {HEAD: residuals}, groups)
-        intervals: dict[str, Sequence[Interval]] = {}
-        for task, of_outputs in intervals_of_tasks(measured, HEAD, self.checkpoint.tasks).items():
-            intervals[task] = [replace(interval, views=self.model.tta) for interval in of_outputs]
-        return intervals
+        by_task = intervals_of_tasks(measured, HEAD, self.checkpoint.tasks)
+        views = cast(TTA, self.model.tta)  # a Predictor has checked the name
+        with_views: dict[str, Sequence[Interval]] = {}
+        for name, intervals in by_task.items():
+            with_views[name] = [replace(interval, views=views) for interval in intervals]
+        return with_views
 
     def write(self, intervals: Intervals, *, num_images: int, num_trained_on: int) -> None:
         """Write the file with intervals.

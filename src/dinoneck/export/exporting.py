@@ -25,7 +25,11 @@ from dinoneck.export import onnx_file, program
 from dinoneck.export.models import ImagesModel, Model, TokensModel
 from dinoneck.export.program import Traced, TracedOutput
 from dinoneck.grid import GridSize, TokenGrid
-from dinoneck.heads.ensemble import HeadEnsemble, views_of_intervals, with_intervals_of_views
+from dinoneck.heads.ensemble import (
+    HeadEnsemble,
+    has_intervals_of_other_views,
+    without_intervals_of_other_views,
+)
 from dinoneck.inference.predictor import Predictor
 from dinoneck.inference.sources import NO_KEY, HeadSource, open_heads
 from dinoneck.inference.tiles import TrainedBoxes
@@ -410,17 +414,19 @@ def _versions(form: Format) -> dict[str, str]:
 
 
 def _tasks_of_image_alone(model: Model) -> list[Task]:
-    """The tasks of a model, without intervals that are of predictions from several views."""
+    """The tasks of a model, without intervals that were measured with several views."""
     tasks = []
+    without_intervals = []
     for task in model.heads.predicted:
-        views = views_of_intervals(task)
-        if views != NO_VIEWS:
-            warnings.warn(
-                f"the intervals of {task.name!r} are of predictions from the views {views!r}, and the "
-                "exported model predicts one view: it has no intervals",
-                stacklevel=4,
-            )
-        tasks.append(with_intervals_of_views(task, NO_VIEWS))
+        if has_intervals_of_other_views(task, NO_VIEWS):
+            without_intervals.append(repr(task.name))
+        tasks.append(without_intervals_of_other_views(task, NO_VIEWS))
+    if without_intervals:
+        warnings.warn(
+            f"the intervals of {', '.join(without_intervals)} are of predictions from several views, "
+            "and the exported model predicts one: it has no intervals of them",
+            stacklevel=4,
+        )
     return tasks
 
 

@@ -18,6 +18,7 @@ from dinoneck.heads.head import Head, Resample, resampled
 from dinoneck.heads.linear import LinearHead
 from dinoneck.heads.outputs import HeadOutputs, recompute_dependent_values
 from dinoneck.heads.patch_mean import PatchMeanHead
+from dinoneck.kinds import TTA
 from dinoneck.layers.inputs import Origin, Plain, TokensLike
 from dinoneck.losses.composition import Composed, Composition, outputs_of
 from dinoneck.task_intervals import NO_VIEWS
@@ -834,24 +835,31 @@ def scores_places(head: nn.Module) -> bool:
     )
 
 
-def with_intervals_of_views(task: Task, views: str) -> Task:
-    """Return the task without its intervals where they are of predictions from other views.
+def calibrated_views(task: Task) -> TTA:
+    """Return the views that the intervals of a task were measured with: one of them for all outputs.
 
-    Predictions from fewer views are farther off, so that the intervals would be too narrow. Those
-    of the image alone are wide enough for all views.
+    Outputs without an interval, and tasks without any, have ``"none"``.
+    """
+    for interval in task.interval:
+        if interval.views != NO_VIEWS:
+            return interval.views
+    return NO_VIEWS
+
+
+def has_intervals_of_other_views(task: Task, views: str) -> bool:
+    """Return whether the intervals of a task do not hold for predictions from some views.
+
+    Those that were measured on the image alone hold for all views, whose mean is rarely farther off.
 
     Args:
         task: of a head.
         views: the name of the views that are averaged.
     """
-    if views_of_intervals(task) in (NO_VIEWS, views):
-        return task
-    return with_interval(task, ())
+    return calibrated_views(task) not in (NO_VIEWS, views)
 
 
-def views_of_intervals(task: Task) -> str:
-    """Return the views of the predictions that the intervals of a task are of; ``"none"`` without intervals."""
-    for interval in task.interval:
-        if interval.views != NO_VIEWS:
-            return interval.views
-    return NO_VIEWS
+def without_intervals_of_other_views(task: Task, views: str) -> Task:
+    """Return the task, without intervals that do not hold for predictions from some views."""
+    if has_intervals_of_other_views(task, views):
+        return with_interval(task, ())
+    return task

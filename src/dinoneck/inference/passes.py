@@ -19,7 +19,11 @@ from dinoneck.data.recipe import Placement, Size
 from dinoneck.devices import fetch, send
 from dinoneck.errors import BackboneError, CheckpointError, ConfigError
 from dinoneck.grid import PreparedImages
-from dinoneck.heads.ensemble import tasks_by_cells
+from dinoneck.heads.ensemble import (
+    tasks_by_cells,
+    with_interval,
+    without_intervals_of_other_views,
+)
 from dinoneck.inference.alike import difference
 from dinoneck.inference.cropped_masks import CropMemory, CroppedMasks
 from dinoneck.inference.loaded_head import LoadedHead
@@ -133,9 +137,11 @@ class Pass:
         self.object_tiling = object_tiling
         self.interval = interval
         self.heads: dict[str, LoadedHead] = {}
+        self.tasks: dict[str, tuple[Task, ...]] = {}
         self.object_tasks: dict[str, Task] = {}
         for key, loaded_head in heads.items():
             self.heads[key] = loaded_head.completed_from(backbone)
+            self.tasks[key] = tuple(map(self._with_valid_interval, loaded_head.head.predicted))
             if loaded_head.object_task is not None:
                 self.object_tasks[key] = loaded_head.object_task
         self._check_objects_have_one_view()
@@ -145,6 +151,12 @@ class Pass:
         self.batch_size = batch_size or default_batch_size
         self.num_expected = 0
         self._watch = weight_hashes.Watch(backbone.adapter)
+
+    def _with_valid_interval(self, task: Task) -> Task:
+        """A task, without intervals that do not hold for predictions of this pass."""
+        if self.tiling is not None:  # intervals are of images like those of the training
+            return with_interval(task, ())
+        return without_intervals_of_other_views(task, self.tta)
 
     @property
     def modules(self) -> list[nn.Module]:
@@ -458,10 +470,10 @@ class Pass:
     ) -> list[dict[str, Prediction]]:
         """The predictions for every image, of outputs that are averaged over views and tiles."""
         predictions: list[dict[str, Prediction]] = [{} for _ in range(count)]
-        for key, loaded_head in self.heads.items():
+        for key in self.heads:
             of_head = predictions_of(
                 outputs[key],
-                tasks=loaded_head.head.predicted,
+                tasks=self.tasks[key],
                 with_maps=with_maps,
                 interval=self.interval,
                 count=count,

@@ -37,9 +37,8 @@ from dinoneck.dtypes import float_dtype
 from dinoneck.errors import CheckpointError, ConfigError
 from dinoneck.heads.ensemble import (
     HeadEnsemble,
-    views_of_intervals,
-    with_interval,
-    with_intervals_of_views,
+    calibrated_views,
+    has_intervals_of_other_views,
 )
 from dinoneck.inference.alike import without
 from dinoneck.inference.detectors import (
@@ -61,8 +60,8 @@ from dinoneck.inference.resolution import objects_from_outputs
 from dinoneck.inference.sources import NO_KEY, Heads, names_detector, open_heads
 from dinoneck.inference.tile_merging import no_tiles_to_overlap, tiling_for_objects
 from dinoneck.inference.tiles import Tiling
-from dinoneck.inference.views import TTA, VIEWS
-from dinoneck.kinds import AnyRuntime, TileSize
+from dinoneck.inference.views import VIEWS
+from dinoneck.kinds import TTA, AnyRuntime, TileSize
 from dinoneck.runtime.exported import open_alone
 from dinoneck.runtime.intervals import check_level
 from dinoneck.runtime.names import check_backbone_runtime, is_exported
@@ -371,15 +370,10 @@ class Predictor(_FileOrHeads):
         tasks = {}
         for key in loaded:
             its_pass = self._pass_of(key)
-            tasks[key] = its_pass.heads[key].head.predicted
             if interval is not None:
-                _check_views_of_intervals(tasks[key], its_pass.tta, interval)
-            if its_pass.tiling is not None:  # intervals are of images like those of the training
-                tasks[key] = tuple(with_interval(task, ()) for task in tasks[key])
-            else:
-                tasks[key] = tuple(
-                    with_intervals_of_views(task, its_pass.tta) for task in tasks[key]
-                )
+                predicted = its_pass.heads[key].head.predicted
+                _check_views_of_intervals(predicted, its_pass.tta, interval)
+            tasks[key] = its_pass.tasks[key]
         self.tasks = tasks if self._keyed else tasks[NO_KEY]
         if interval is not None:
             check_level(list(chain.from_iterable(tasks.values())), interval, "the head")
@@ -909,13 +903,14 @@ def _check_trained_on_tiles(
 
 
 def _check_views_of_intervals(tasks: Sequence[Task], views: str, interval: float) -> None:
-    """Raise a ConfigError for intervals that are of predictions from other views than these."""
+    """Raise a ConfigError for intervals that were measured with other views than these."""
     for task in tasks:
-        if with_intervals_of_views(task, views) is not task:
+        if has_intervals_of_other_views(task, views):
+            measured = calibrated_views(task)
             raise ConfigError(
                 f"interval is {interval:g}, and the intervals of {task.name!r} are of predictions from "
-                f"the views {views_of_intervals(task)!r}, not from {views!r}: leave tta out (--tta), or "
-                "leave interval out (--interval)"
+                f"the views {measured!r}, not from {views!r}: pass tta={measured!r} (--tta {measured}), "
+                "or leave interval out (--interval)"
             )
 
 

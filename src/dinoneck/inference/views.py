@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +17,6 @@ from dinoneck.heads.outputs import HeadOutputs
 from dinoneck.tasks import Task, unit_vectors
 from dinoneck.tokens import Tokens
 
-TTA = Literal["none", "flip4", "d6"]
 VIEWS = {"none": Views.named("none"), "flip4": Views.named("flips4"), "d6": Views.named("d6")}
 """The views behind each value of ``tta``: none, the four flips, and those with both quarter turns."""
 

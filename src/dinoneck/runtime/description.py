@@ -171,7 +171,7 @@ def to_entry(record: ModelRecord | DetectorRecord) -> dict[str, Any]:
     entry: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(record))
     for task in entry.get("tasks", ()):
         for interval in task["interval"]:
-            del interval["views"]  # an exported file predicts the image alone
+            del interval["views"]  # the exporter leaves those of the image alone
         if not task["interval"]:  # files without intervals are those of earlier versions
             del task["interval"]
         if not task["thresholds"]:

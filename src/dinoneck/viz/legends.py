@@ -229,7 +229,7 @@ def _interval_bar(interval: PlacedInterval, width: int) -> Image.Image:
     if interval.is_inside is not None:
         colour = style.RIGHT if interval.is_inside else style.WRONG
     first = style.CAPTION_PX // 2
-    length = width - 2 * first
+    length = max(1, width - 2 * first)  # images may be narrower than the margins
     middle = _LINE_PX // 2
     low = first + round(length * interval.low)
     high = first + round(length * interval.high)

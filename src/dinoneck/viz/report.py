@@ -838,7 +838,7 @@ def _interval_notes(shown: Sequence[ReportEntry], tasks: Sequence[TaskFacts]) ->
         return []
     if is_known:
         return [
-            "A bar spans the interval of a number, with a dot at it and a line at the true one."
+            "A bar spans the interval of a number, with a dot at the number and a line at the true one."
         ]
     return ["A bar spans the interval of a number, with a dot at the number."]
 

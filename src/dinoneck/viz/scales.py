@@ -90,14 +90,27 @@ class Output(NamedTuple):
         if bounds_of_task is None:
             return None
         low, high = (float(np.reshape(ends, -1)[self.place]) for ends in bounds_of_task)
-        return None if math.isnan(low) else (low, high)
+        if math.isnan(low) or math.isnan(high):
+            return None
+        return low, high
 
     def truth(self, known: Mapping[str, Any]) -> float | None:
-        """Return the known number of an image; None where it is missing or NaN."""
-        if self.key not in known:
+        """Return the known number of an image; None where it is missing, None or NaN.
+
+        Raises:
+            DataError: if it is no number.
+        """
+        value = known.get(self.key)
+        if value is None:
             return None
-        value = float(known[self.key])
-        return None if math.isnan(value) else value
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            raise DataError(
+                f"the known value of {self.key!r} is {value!r}; expected a number, or None where it is "
+                "missing"
+            ) from None
+        return None if math.isnan(number) else number
 
     def is_drawn_as_share(self, result: Mapping[str, Any]) -> bool:
         """Return whether the number is one from 0 to 1, and the result has the map that shows it."""
@@ -206,7 +219,8 @@ def interval_axes(
     """Return column -> the axis of its intervals, for the numbers that have any.
 
     An axis spans the intervals of all results and the known numbers, and 0 where numbers cannot be
-    negative. Numbers of one unit have one axis; those without a unit have that of their task.
+    negative. It begins at 0 where no number is below. Numbers of one unit have one axis; those
+    without a unit have that of their task.
 
     Args:
         listed: numbers of a head.
@@ -232,7 +246,10 @@ def interval_axes(
                 values.append(0.0)
     axes = {}
     for column, group in group_by_column.items():
-        low, high = span([np.array(values_by_group[group])])
+        values_of_group = np.array(values_by_group[group])
+        low, high = span([values_of_group])
+        if values_of_group.min() == 0:
+            low = 0.0
         axes[column] = IntervalAxis(low, high)
     return axes
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import ImageDraw
 
-from dinoneck import Task
+from dinoneck import DataError, Task
 from dinoneck.data import Preprocessing
 from dinoneck.viz import ReportEntry, html_report, overlay_panel, style
 from dinoneck.viz.legends import texts_and_intervals
@@ -225,6 +225,44 @@ def test_a_predicted_number_outside_the_axis_is_at_its_end() -> None:
 
 def test_a_constant_number_is_in_the_middle_of_its_axis() -> None:
     assert placed(3.0, bounds=(3.0, 3.0)) == (0.5, 0.5, 0.5, 0.5, True)
+
+
+def test_numbers_that_are_all_0_are_at_the_beginning_of_their_axis() -> None:
+    [output] = outputs([Task("mass", unit="g", minimum=0)])
+    result = {"mass": 0.0, "interval": {"mass": (0.0, 0.0)}}
+
+    axes = interval_axes([output], [result], [{"mass": 0.0}])
+
+    assert place_interval(output, result, {}, axes["mass"]) == (0.0, 0.0, 0.0, None, None)
+
+
+@pytest.mark.parametrize("bounds", [(math.nan, 4.0), (2.0, math.nan)], ids=["low", "high"])
+def test_bounds_that_are_not_known_are_no_interval(bounds: tuple[float, float]) -> None:
+    [output] = outputs([MASS])
+    result = {"mass": 3.0, "interval": {"mass": bounds}}
+
+    assert output.bounds(result) is None
+
+
+def test_a_known_number_may_be_none() -> None:
+    [output] = outputs([MASS])
+    assert output.truth({"mass": None}) is None
+
+
+@pytest.mark.parametrize("value", ["", "much", [1.0]], ids=str)
+def test_a_known_value_that_is_no_number_is_refused(value: Any) -> None:
+    [output] = outputs([MASS])
+    with pytest.raises(DataError, match="the known value of 'mass' is .*; expected a number"):
+        output.truth({"mass": value})
+
+
+def test_a_picture_that_is_narrower_than_the_margins_of_a_bar_has_a_bar() -> None:
+    tall = np.full((1200, 16, 3), 100, np.uint8)
+    result = {"mass": 3.0, "interval": {"mass": (2.0, 4.0)}}
+
+    panel = overlay_panel(tall, result, [MASS], RECIPE)
+
+    assert panel.height > 1200
 
 
 def test_numbers_of_one_unit_have_one_axis_and_others_have_their_own() -> None:
