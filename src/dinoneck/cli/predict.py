@@ -1006,10 +1006,12 @@ def _intervals_left_out(opened: OpenModel, level: float | None, tile: TileSize) 
 
 def _tasks_with_intervals_of_other_views(opened: OpenModel) -> list[str]:
     """The names of tasks whose intervals do not hold for the views that predict them, each once."""
+    if not opened.checkpoints:  # an exported file, which is read without torch
+        return []
     from dinoneck.heads.ensemble import has_intervals_of_other_views
 
     names: dict[str, None] = {}
-    for its_pass in getattr(opened.model, "passes", ()):  # an exported file has none
+    for its_pass in opened.model.passes:
         for loaded_head in its_pass.heads.values():
             for task in loaded_head.head.predicted:
                 if has_intervals_of_other_views(task, its_pass.tta):
