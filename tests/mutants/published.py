@@ -83,10 +83,7 @@ PUBLISHED = [
             "resampled(_task.predict_map(_cells), _size)",
             by="_task.predict_map(resampled(_cells, _size))",
         ),
-        tests=[
-            "unit/heads/test_heads.py::"
-            "test_values_are_bounded_before_and_classes_resized_before_they_are_shares"
-        ],
+        tests=["unit/heads/test_heads.py::test_values_are_bounded_before_they_are_resized"],
     ),
     Mutant(
         sentence="The readout of TIPSv2's heads has the exact GELU.",
