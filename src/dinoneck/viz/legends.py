@@ -104,11 +104,6 @@ class _PlacedChip(NamedTuple):
     top: int
     width: int
 
-    @property
-    def has_mark(self) -> bool:
-        """Whether a tick or a cross follows the text; of a missed label it says so itself."""
-        return self.chip.is_predicted and self.chip.is_right is not None
-
 
 def labels_bar(
     outputs_of_task: Sequence[Output],
@@ -126,12 +121,12 @@ def labels_bar(
     font = style.font(style.CAPTION_PX)
     chips = label_chips(outputs_of_task, result, known)
     title = f"{task.name}:"
-    is_rightly_none = False
+    has_tick = False
     if not any(chip.is_predicted for chip in chips):
         title = f"{title} {NO_LABELS}"
-        is_rightly_none = is_known_without_labels(outputs_of_task, known)
-    most_of_title = width - _TEXT_LEFT_PX - _PADDING_PX - style.CAPTION_PX
-    title = _shortened(_with_hyphens(printable(title)), font, most_of_title)
+        has_tick = is_known_without_labels(outputs_of_task, known)
+    longest_title = width - _TEXT_LEFT_PX - _PADDING_PX - style.CAPTION_PX
+    title = _shortened(_with_hyphens(printable(title)), font, longest_title)
     title_end = _TEXT_LEFT_PX + round(font.getlength(title)) + _PADDING_PX
     placed_chips = _place_chips(chips, title_end, width)
 
@@ -139,7 +134,7 @@ def labels_bar(
     strip = Image.new("RGB", (width, last_top + _LINE_PX), "white")
     draw = ImageDraw.Draw(strip)
     draw.text((_TEXT_LEFT_PX, _TEXT_TOP_PX), title, style.INK, font)
-    if is_rightly_none:
+    if has_tick:
         _draw_mark(draw, title_end, _PADDING_PX, is_right=True)
     colours = style.class_colours(task.labels)
     for placed in placed_chips:
@@ -153,15 +148,17 @@ def _place_chips(chips: Sequence[LabelChip], left: int, width: int) -> list[_Pla
     top = 0
     placed_chips = []
     for chip in chips:
-        ending = f" {chip.probability}" if chip.is_predicted else f" {chip.probability}, missed"
+        ending = f" {chip.probability}"
+        if not chip.is_predicted:
+            ending += ", missed"
         mark_width = 0
-        if chip.is_predicted and chip.is_right is not None:
+        if chip.has_mark:
             mark_width = style.CAPTION_PX + _PADDING_PX
-        outside_text = 2 * _PADDING_PX + mark_width
-        most_of_label = width - 2 * _TEXT_LEFT_PX - outside_text - font.getlength(ending)
-        label = _shortened(_with_hyphens(printable(chip.label)), font, most_of_label)
+        beside_text = 2 * _PADDING_PX + mark_width
+        longest_label = width - 2 * _TEXT_LEFT_PX - beside_text - font.getlength(ending)
+        label = _shortened(_with_hyphens(printable(chip.label)), font, longest_label)
         text = label + ending
-        chip_width = round(font.getlength(text)) + outside_text
+        chip_width = round(font.getlength(text)) + beside_text
         if left + chip_width + _TEXT_LEFT_PX > width:
             left = _TEXT_LEFT_PX
             top += _LINE_PX
@@ -173,6 +170,7 @@ def _place_chips(chips: Sequence[LabelChip], left: int, width: int) -> list[_Pla
 def _draw_chip(draw: ImageDraw.ImageDraw, placed: _PlacedChip, colour: style.RGB) -> None:
     """Draw a label: filled if it is predicted, as an outline if it is missed."""
     right = placed.left + placed.width
+    fill = style.tint(colour) if placed.chip.is_predicted else None
     draw.rounded_rectangle(
         (
             placed.left,
@@ -181,13 +179,13 @@ def _draw_chip(draw: ImageDraw.ImageDraw, placed: _PlacedChip, colour: style.RGB
             placed.top + _LINE_PX - 1 - _CHIP_MARGIN_PX,
         ),
         radius=_PADDING_PX,
-        fill=style.tint(colour) if placed.chip.is_predicted else None,
+        fill=fill,
         outline=colour,
         width=3,
     )
     text_corner = (placed.left + _PADDING_PX, placed.top + _TEXT_TOP_PX)
     draw.text(text_corner, placed.text, style.INK, style.font(style.CAPTION_PX))
-    if placed.has_mark:
+    if placed.chip.has_mark:
         mark_left = right - _PADDING_PX - style.CAPTION_PX
         is_right = bool(placed.chip.is_right)
         _draw_mark(draw, mark_left, placed.top + _PADDING_PX, is_right=is_right)
@@ -228,22 +226,22 @@ def _interval_bar(interval: PlacedInterval, width: int) -> Image.Image:
     colour = style.UNKNOWN
     if interval.is_inside is not None:
         colour = style.RIGHT if interval.is_inside else style.WRONG
-    first = style.CAPTION_PX // 2
-    length = max(1, width - 2 * first)  # images may be narrower than the margins
+    axis_left = style.CAPTION_PX // 2
+    axis_width = max(1, width - 2 * axis_left)  # images may be narrower than the margins
     middle = _LINE_PX // 2
-    low = first + round(length * interval.low)
-    high = first + round(length * interval.high)
-    point = first + round(length * interval.point)
+    low = axis_left + round(axis_width * interval.low)
+    high = axis_left + round(axis_width * interval.high)
+    point = axis_left + round(axis_width * interval.point)
 
     bar = Image.new("RGB", (width, _LINE_PX), "white")
     draw = ImageDraw.Draw(bar)
-    draw.rectangle((first, middle - 2, first + length, middle + 2), fill=style.AXIS)
+    draw.rectangle((axis_left, middle - 2, axis_left + axis_width, middle + 2), fill=style.AXIS)
     draw.rectangle((low, middle - 8, high, middle + 8), fill=style.tint(colour))
     for end in (low, high):
         draw.line((end, middle - 14, end, middle + 14), fill=colour, width=4)
     draw.ellipse((point - 11, middle - 11, point + 11, middle + 11), fill=colour)
     if interval.truth is not None:
-        truth = first + round(length * interval.truth)
+        truth = axis_left + round(axis_width * interval.truth)
         draw.line((truth, middle - 24, truth, middle + 24), fill=style.INK, width=6)
     return bar
 

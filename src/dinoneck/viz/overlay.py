@@ -162,9 +162,10 @@ def _number_strips(
         interval = place_interval(output, result, known, axes[output.key])
         if interval is None:
             continue
-        text = printable(output.key)  # the legend of its map has the number
         if output in without_map:
             [text] = number_texts([output], result, known)
+        else:  # the legend of its map has the number
+            text = printable(output.key)
         texts_of_bars.append(text)
         intervals.append(interval)
     strips = []

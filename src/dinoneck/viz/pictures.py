@@ -363,6 +363,11 @@ class LabelChip(NamedTuple):
     is_predicted: bool
     is_right: bool | None
 
+    @property
+    def has_mark(self) -> bool:
+        """Whether a tick or a cross follows the text; that of a missed label says so itself."""
+        return self.is_predicted and self.is_right is not None
+
 
 def label_chips(
     outputs_of_task: Sequence[Output], result: Mapping[str, Any], known: Mapping[str, Any]

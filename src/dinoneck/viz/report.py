@@ -519,7 +519,7 @@ class _Chip:
         text: such as ``rust 90 %``.
         colour: of the label, as ``#009e73``.
         is_predicted: whether the label reaches its threshold.
-        mark: whether it is right; empty where that is not known.
+        mark: such as ``✓ right``; empty where it is not known whether the image has the label.
     """
 
     text: str

@@ -177,6 +177,7 @@ def test_depth_of_another_size_is_read_half_pixels_considered() -> None:
     """Depth is known in one quarter: its border lies at the edge between two pixels."""
     K = torch.tensor([[[8.0, 0, 3.5], [0, 8.0, 3.5], [0, 0, 1]]])
     camera = Cameras(K, torch.eye(4)[None], (8, 8))
+    # four places a pixel along each axis, none of them on a border
     steps = torch.arange(-0.5, 7.5, 0.25)
     uv = torch.cartesian_prod(steps, steps) + 0.01
     points_at_1_m = torch.cat([(uv - 3.5) / 8, torch.ones(len(uv), 1)], dim=1)

@@ -353,8 +353,9 @@ def test_a_label_that_no_known_image_has_is_without_a_score() -> None:
     """Its average precision is not defined."""
     task = Task("tags", kind="multilabel", labels=("crack", "rust"))
     result = {"tags": np.array([0.1, 0.2]), "maps": {}}
+    entry = ReportEntry("a.jpg", result, PIXELS, known={"tags:rust": 0.0})
 
-    page = Page(html_report([ReportEntry("a.jpg", result, PIXELS, known={"tags:rust": 0.0})], task))
+    page = Page(html_report([entry], task))
 
     assert page.by_tag["td"][:5] == ["1", "0", "–", "–", "0.5"]
 
