@@ -105,7 +105,7 @@ def read_fields(folder: Path, counts: tuple[int, int]) -> Fields:
     photos = PhotoTokens.extract(files, backbone, size=SIZE).photos
     masks = []
     for mask in listed.masks:
-        with Image.open(mask) as opened:  # type: ignore[arg-type] # of fields all masks are files
+        with Image.open(mask) as opened:  # of fields all masks are files
             masks.append(np.array(opened))
     num_train = listed.num_train
     return Fields(photos[:num_train], masks[:num_train], photos[num_train:], masks[num_train:])

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure import Row, Variants, cpu, ratios, turns_by_both_clocks
 from dinoneck import Backbone, load_backbone
-from dinoneck.backbones import openvino
+from dinoneck.cpu_libraries import openvino
 from dinoneck.dtypes import dtype_name
 from dinoneck.kinds import Runtime
 
@@ -150,7 +150,7 @@ def _product(setting: Setting, side: int) -> Callable[[], Any]:
         return functools.partial(
             _in_inference_mode, linear.to(setting.dtype), rows.to(setting.dtype)
         )
-    library = openvino.library()
+    library = openvino()
     model = library.convert_model(torch.export.export(linear, (rows,)))
     properties = {
         "INFERENCE_PRECISION_HINT": HINTS[setting.dtype],

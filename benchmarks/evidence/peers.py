@@ -57,7 +57,7 @@ def smp_dpt(dim: int) -> tuple[nn.Module, Run]:
     def run(tokens: Tokens) -> Tensor:
         prefix = [x[:, : tokens.num_prefix_tokens] for x in tokens.sequence]
         fused = decoder(tokens.maps(), prefix)
-        return head(fused)  # type: ignore[no-any-return]
+        return head(fused)
 
     return nn.ModuleList([decoder, head]), run
 
@@ -85,7 +85,7 @@ def transformers_dpt(dim: int) -> tuple[nn.Module, Run]:
             patches = sequence[:, tokens.num_prefix_tokens :]
             layers.append(torch.cat((cls_token, patches), dim=1))
         fused = neck(layers, rows, cols)
-        return head(fused)  # type: ignore[no-any-return]
+        return head(fused)
 
     return nn.ModuleList([neck, head]), run
 

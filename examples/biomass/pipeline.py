@@ -31,7 +31,8 @@ from dinoneck.data.run_names import HEAD_FILE
 from dinoneck.data.tables import read_cells
 from dinoneck.errors import ConfigError, DataError, DinoneckError
 from dinoneck.inference.results import table_row
-from dinoneck.inference.views import TTA, VIEWS
+from dinoneck.inference.views import VIEWS
+from dinoneck.kinds import TTA
 from dinoneck.training import TrainConfig, r2, weighted_r2
 from dinoneck.training.head_arguments import head_with_width
 from dinoneck.training.run_tokens import RunTokens

@@ -191,7 +191,7 @@ def _level_report(
         same_cells=same_cells,
         seen=share(features.valid),
         feature_channels=features.feats.shape[1],
-        projected_channels=None if level is None else int(level.proj.weight.shape[0]),  # type: ignore[union-attr]
+        projected_channels=None if level is None else int(level.proj.weight.shape[0]),
         branch_channels=None if branch is None else branch.feats.shape[1],
         hit_rate=stats[stride].hit_rate if stride in stats else None,
         not_finite=not_finite_values,

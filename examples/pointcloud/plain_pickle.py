@@ -262,7 +262,7 @@ class _PendingDtype:
     @property
     def dtype(self) -> np.dtype[Any]:
         plain = np.dtype(self.code)
-        return plain if self.order in "=|" else plain.newbyteorder(self.order)  # type: ignore[arg-type]
+        return plain if self.order in "=|" else plain.newbyteorder(self.order)
 
 
 @dataclass(slots=True)
