@@ -688,7 +688,7 @@ def test_a_tiff_says_whether_the_number_is_its_sum_or_its_mean(
 
 def test_a_geotiff_says_whether_the_number_is_its_sum_or_its_mean(tmp_path: Path) -> None:
     rasterio = pytest.importorskip("rasterio")
-    place = rasterio.transform.from_origin(0, 0, 1, 1)
+    place = rasterio.transform.from_origin(10, 20, 1, 1)
     image = tmp_path / "a.tif"
     with rasterio.open(
         image, "w", driver="GTiff", height=2, width=3, count=1, dtype="uint8", transform=place
