@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -335,9 +337,23 @@ def likely_class(outputs_of_task: Sequence[Output], result: Mapping[str, Any]) -
 
 def known_class(task: TaskFacts, known: Mapping[str, Any]) -> str | None:
     """Return the known class of an image; None where it is missing or NaN."""
-    label = known.get(task.name)
-    is_missing = label is None or label != label  # NaN is not equal to itself
-    return None if is_missing else str(label)
+    value = known.get(task.name)
+    return None if is_missing(value) else as_label(value, task.labels)
+
+
+def is_missing(value: Any) -> bool:
+    """Return whether a known value is None or NaN."""
+    return value is None or (isinstance(value, Real) and math.isnan(value))
+
+
+def as_label(value: Any, labels: Sequence[str]) -> str:
+    """Return the text of a known class.
+
+    The class 1 is the label ``"1"``; so is 1.0, as which pandas reads it where a class is missing.
+    """
+    if isinstance(value, Real) and str(value) not in labels and float(value).is_integer():
+        return str(int(float(value)))
+    return str(value)
 
 
 def set_caption(task: TaskFacts, result: Mapping[str, Any]) -> str:

@@ -44,11 +44,13 @@ from dinoneck.viz.overlay import Array, MapPicture, classes_panel, map_pictures
 from dinoneck.viz.panels import coloured, data_uri, small_data_uri
 from dinoneck.viz.pictures import (
     as_image,
+    as_label,
     boxes_panel,
     caption,
     class_caption,
     corners_of,
     is_known_without_labels,
+    is_missing,
     known_class,
     label_chips,
     likely_class,
@@ -92,10 +94,10 @@ class ReportEntry:
             = the image is listed in the table only.
         tokens: (rows, cols, 3) colours in 0 ... 1 of its patches, see :func:`dinoneck.viz.pca_rgb`;
             None = not shown.
-        known: column -> known value, where there is one; columns are those of ``dinoneck predict``:
-            the task's name, or ``task:label``. For a classification the task's name -> the known
-            class. For a detector ``boxes`` (n, 4) and ``names``, and ``classes`` where boxes of
-            these alone are known.
+        known: column -> known value, where there is one; None and NaN are left out. Columns are those
+            of ``dinoneck predict``: the task's name, or ``task:label``. For a classification the
+            task's name -> the known class. For a detector ``boxes`` (n, 4) and ``names``, and
+            ``classes`` where boxes of these alone are known.
         classes: returns the known classes of pixels, task -> (height, width), -1 = unlabelled; None
             = they are not known.
     """
@@ -106,6 +108,10 @@ class ReportEntry:
     tokens: Floats | None = None
     known: Mapping[str, Any] = field(default_factory=dict)
     classes: Callable[[], Mapping[str, Array]] | None = None
+
+    def __post_init__(self) -> None:
+        known = {column: value for column, value in self.known.items() if not is_missing(value)}
+        object.__setattr__(self, "known", known)
 
 
 class Comparison(NamedTuple):
@@ -258,8 +264,12 @@ def agreement(
     for column in rows[0]:
         known_and_predicted = []
         for entry, row in zip(entries, rows, strict=True):
-            if column in entry.known:
-                known_and_predicted.append((entry.known[column], row[column]))
+            if column not in entry.known:
+                continue
+            truth = entry.known[column]
+            if column in classes:
+                truth = as_label(truth, classes[column])
+            known_and_predicted.append((truth, row[column]))
         if not known_and_predicted:
             continue
         if column in label_columns:
@@ -353,9 +363,10 @@ def _errors(entries: Sequence[ReportEntry], tasks: Sequence[TaskFacts]) -> list[
     errors = []
     for entry, row in zip(entries, rows, strict=True):
         gaps = []
-        for name in classes:
+        for name, labels in classes.items():
             if name in entry.known:
-                gaps.append(1.0 - row[f"{name}:{entry.known[name]}"])
+                true_class = as_label(entry.known[name], labels)
+                gaps.append(1.0 - row[f"{name}:{true_class}"])
         for name, score in compared.items():
             if name in entry.known and name not in classes:
                 gaps.append(abs(row[name] - entry.known[name]) / (score.get("rmse") or 1.0))

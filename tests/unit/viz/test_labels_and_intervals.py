@@ -378,6 +378,16 @@ def test_an_empty_cell_is_no_true_number_or_class(drawn: Drawn) -> None:
     assert num_pixels(np.asarray(panel)[PHOTO_HEIGHT:], style.WRONG) == 0
 
 
+def test_the_true_class_may_be_a_number_that_pandas_read(drawn: Drawn) -> None:
+    kind = Task("kind", dim=2, kind="classification", labels=("1", "2"))
+    result = {"kind": np.array([0.75, 0.25])}
+
+    panel = overlay_panel(GREY, result, [kind], RECIPE, known={"kind": 1.0})
+
+    assert [*drawn.texts] == ["kind: 1 75 %", "true 1"]
+    assert num_pixels(np.asarray(panel)[PHOTO_HEIGHT:], style.WRONG) == 0
+
+
 # -- the report
 # -----------------------------------------------------------------------------------------------
 

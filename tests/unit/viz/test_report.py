@@ -486,6 +486,35 @@ def test_known_classes_give_a_confusion_matrix() -> None:
     assert page.by_tag["td"][4:8] == ["soil", "soil", "0.9", "0.1"]
 
 
+@pytest.mark.parametrize(
+    "missing",
+    [
+        pytest.param(None, id="None"),
+        pytest.param(math.nan, id="NaN"),
+        pytest.param(np.float32("nan"), id="NaN of numpy"),
+    ],
+)
+def test_a_missing_known_value_is_none(missing: Any) -> None:
+    known = ReportEntry("known", {"mass": 3.0}, known={"mass": 2.0})
+    unknown = ReportEntry("unknown", {"mass": 1.0}, known={"mass": missing})
+
+    compared = agreement([unknown, known], [Task("mass")])
+
+    assert compared["mass"]["images"] == 1
+    assert worst_first([unknown, known], [Task("mass")]) == [1, 0]
+
+
+def test_known_classes_may_be_the_numbers_that_pandas_read() -> None:
+    task = Task("kind", kind="classification", dim=2, labels=("1", "2"))
+    integer = ReportEntry("integer", {"kind": np.array([0.9, 0.1])}, known={"kind": 1})
+    with_gaps = ReportEntry("with gaps", {"kind": np.array([0.9, 0.1])}, known={"kind": 2.0})
+
+    compared = agreement([integer, with_gaps], [task])
+
+    assert compared["kind"]["confusion_matrix"] == [[1, 0], [1, 0]]
+    assert worst_first([integer, with_gaps], [task]) == [1, 0]
+
+
 def test_held_out_scores_of_the_training_run_are_a_section() -> None:
     entry, tasks = ReportEntry("a", {"mass": 1.0}), [Task("mass", unit="g")]
     page = Page(html_report([entry], tasks, training=report_of("mass", ("mixed", "weed only"))))
