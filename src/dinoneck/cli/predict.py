@@ -987,6 +987,12 @@ def _intervals_left_out(opened: OpenModel, level: float | None, tile: TileSize) 
             f"Without intervals of {', '.join(of_other_views)}, which are of predictions from the views "
             "that the file names: leave --tta out to have them."
         )
+    of_different_heads = _tasks_of_different_intervals(opened)
+    if of_different_heads:
+        return (
+            f"Without intervals of {', '.join(of_different_heads)}: those of the heads that are averaged "
+            "differ, and do not hold for the mean."
+        )
     names = []
     levels: set[float] = set()
     for task in opened.tasks:
@@ -1016,6 +1022,19 @@ def _tasks_with_intervals_of_other_views(opened: OpenModel) -> list[str]:
             for task in loaded_head.head.predicted:
                 if has_intervals_of_other_views(task, its_pass.tta):
                     names[task.name] = None
+    return list(names)
+
+
+def _tasks_of_different_intervals(opened: OpenModel) -> list[str]:
+    """The names of tasks that several heads predict with different intervals, each once."""
+    if not opened.checkpoints:
+        return []
+    from dinoneck.heads.ensemble import tasks_of_different_intervals
+
+    names: dict[str, None] = {}
+    for its_pass in opened.model.passes:
+        for loaded_head in its_pass.heads.values():
+            names |= dict.fromkeys(tasks_of_different_intervals(loaded_head.head))
     return list(names)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, Self, Unpack, cast
 
@@ -856,6 +856,23 @@ def has_intervals_of_other_views(task: Task, views: str) -> bool:
         views: the name of the views that are averaged.
     """
     return calibrated_views(task) not in (NO_VIEWS, views)
+
+
+def tasks_of_different_intervals(head: Head) -> list[str]:
+    """Return the names of tasks whose intervals differ among the heads that an ensemble averages.
+
+    Their mean has none. A single head has no such tasks.
+    """
+    if not isinstance(head, HeadEnsemble):
+        return []
+    with_intervals: set[str] = set()
+    for member in cast("Iterable[Head]", head.heads):
+        with_intervals.update(task.name for task in member.predicted if task.interval_levels)
+    names = []
+    for task in head.predicted:
+        if task.name in with_intervals and not task.interval_levels:
+            names.append(task.name)
+    return names
 
 
 def without_intervals_of_other_views(task: Task, views: str) -> Task:

@@ -39,7 +39,9 @@ from dinoneck.heads.ensemble import (
     HeadEnsemble,
     calibrated_views,
     has_intervals_of_other_views,
+    tasks_of_different_intervals,
 )
+from dinoneck.heads.head import Head
 from dinoneck.inference.alike import without
 from dinoneck.inference.detectors import (
     BoxDetector,
@@ -371,8 +373,9 @@ class Predictor(_FileOrHeads):
         for key in loaded:
             its_pass = self._pass_of(key)
             if interval is not None:
-                predicted = its_pass.heads[key].head.predicted
-                _check_views_of_intervals(predicted, its_pass.tta, interval)
+                head = its_pass.heads[key].head
+                _check_views_of_intervals(head.predicted, its_pass.tta, interval)
+                _check_intervals_are_shared(head, interval)
             tasks[key] = its_pass.tasks[key]
         self.tasks = tasks if self._keyed else tasks[NO_KEY]
         if interval is not None:
@@ -912,6 +915,18 @@ def _check_views_of_intervals(tasks: Sequence[Task], views: str, interval: float
                 f"the views {measured!r}, not from {views!r}: pass tta={measured!r} (--tta {measured}), "
                 "or leave interval out (--interval)"
             )
+
+
+def _check_intervals_are_shared(head: Head, interval: float) -> None:
+    """Raise a ConfigError for an ensemble without intervals, as those of its heads differ."""
+    has_intervals = any(task.interval_levels for task in head.predicted)
+    names = tasks_of_different_intervals(head)
+    if names and not has_intervals:
+        raise ConfigError(
+            f"interval is {interval:g}, and the heads that are averaged for {names[0]!r} hold different "
+            "intervals, which do not hold for the mean: predict with one of the heads, or leave "
+            "interval out (--interval)"
+        )
 
 
 def _tile_of(

@@ -104,6 +104,32 @@ def test_a_level_for_labels_is_refused_without_advice_to_calibrate() -> None:
         Predictor(kit.head(tags), kit.backbone(), interval=0.9)
 
 
+def test_the_intervals_that_averaged_heads_share_are_given_next_to_a_task_without_any() -> None:
+    wider = Interval(levels=(0.9,), half_widths=(80.0,), groups=12)
+    shared = Task("mass", interval=MASS)
+    heads = [
+        kit.head(shared, Task("height", interval=MASS)),
+        kit.head(shared, Task("height", interval=wider)),
+    ]
+
+    row = Predictor(heads, kit.backbone(), interval=0.9).one(kit.images(1)[0])
+
+    assert [*row["interval"]] == ["mass"]
+
+
+def test_a_table_says_that_averaged_heads_have_different_intervals(tmp_path: Path) -> None:
+    wider = Interval(levels=(0.9,), half_widths=(80.0,), groups=12)
+    first = kit.saved_head(tmp_path / "a.safetensors", kit.head(Task("mass", interval=MASS)))
+    second = kit.saved_head(tmp_path / "b.safetensors", kit.head(Task("mass", interval=wider)))
+    [image] = kit.write_images(tmp_path, ["a.png"])
+
+    ran = kit.cli("predict", image, "--heads", first, second, "--out", tmp_path / "p.csv")
+
+    assert ran.code == 0, ran.err
+    assert "Without intervals of mass: those of the heads that are averaged differ" in ran.out
+    assert (tmp_path / "p.csv").read_text().splitlines()[0] == "image,mass"
+
+
 def test_a_data_frame_has_the_columns_of_predict() -> None:
     predictor = Predictor(plant(), kit.backbone(), interval=0.9)
 
@@ -215,7 +241,8 @@ def test_a_list_of_heads_with_different_intervals_is_an_ensemble_without(tmp_pat
     ]
 
     assert Predictor(files).tasks[0].interval == ()
-    with pytest.raises(ConfigError, match="holds no intervals"):
+    reason = "averaged for 'mass' hold different intervals, which do not hold for the mean"
+    with pytest.raises(ConfigError, match=reason):
         Predictor(files, interval=0.5)
 
 
