@@ -39,6 +39,7 @@ from dinoneck.viz.legends import (
 )
 from dinoneck.viz.pictures import as_image
 from dinoneck.viz.scales import (
+    IntervalAxis,
     Output,
     Scale,
     interval_axes,
@@ -144,43 +145,62 @@ def overlay_panel(
 def _number_strips(
     listed: Sequence[Output], result: Mapping[str, Any], known: Mapping[str, Any], width: int
 ) -> list[Image.Image]:
-    """The numbers without a map, and a bar for each number with an interval."""
+    """A bar for each number with an interval, then the other numbers without a map."""
     maps = result.get("maps") or {}
     without_map = []
     for output in listed:
-        task = output.task
-        has_strip = task.is_multilabel or task.is_image_class
+        has_strip = output.task.is_multilabel or output.task.is_image_class
         if output.map.name not in maps and not has_strip:
             without_map.append(output)
     axes = interval_axes(listed, [result], [known])
 
-    texts_of_bars = []
+    strips = []
+    with_interval = [output for output in legend_outputs(listed, result) if output.key in axes]
+    if with_interval:
+        strips.append(_interval_strip(with_interval, without_map, axes, result, known, width))
+    texts = _texts_without_interval(without_map, axes, result, known)
+    if texts:
+        strips.append(texts_with_colours(texts, [None] * len(texts), width))
+    return strips
+
+
+def _interval_strip(
+    with_interval: Sequence[Output],
+    without_map: Sequence[Output],
+    axes: Mapping[str, IntervalAxis],
+    result: Mapping[str, Any],
+    known: Mapping[str, Any],
+    width: int,
+) -> Image.Image:
+    """The bars of numbers with an interval; a number with a map is read from the legend of its map."""
+    texts = []
     intervals = []
-    for output in legend_outputs(listed, result):
-        if output.key not in axes:
-            continue
+    for output in with_interval:
         interval = place_interval(output, result, known, axes[output.key])
         if interval is None:
             continue
+        text = printable(output.key)
         if output in without_map:
             [text] = number_texts([output], result, known)
-        else:  # the legend of its map has the number
-            text = printable(output.key)
-        texts_of_bars.append(text)
+        texts.append(text)
         intervals.append(interval)
-    strips = []
-    if intervals:
-        strips.append(texts_and_intervals(texts_of_bars, intervals, width))
+    return texts_and_intervals(texts, intervals, width)
 
+
+def _texts_without_interval(
+    without_map: Sequence[Output],
+    axes: Mapping[str, IntervalAxis],
+    result: Mapping[str, Any],
+    known: Mapping[str, Any],
+) -> list[str]:
+    """The numbers that neither a map nor a bar shows, and how many more there are."""
     in_legend = legend_outputs(without_map, result)
     without_interval = [output for output in in_legend if output.key not in axes]
     texts = number_texts(without_interval, result, known)
     rest = rest_of_legend(without_map)
     if rest:
         texts.append(rest)
-    if texts:
-        strips.append(texts_with_colours(texts, [None] * len(texts), width))
-    return strips
+    return texts
 
 
 class MapPicture(NamedTuple):
