@@ -591,8 +591,6 @@ def _is_mean_of_map(head: Head, task_name: str) -> bool:
     task = tasks.get(task_name)
     if task is None:
         return True
-    if isinstance(task, Composed):
-        return False
     if task.transform is not None and task.transform.log1p:
         return False
     if isinstance(head, LinearHead) and head.pool == "mean":
@@ -702,10 +700,10 @@ def shared_tasks(
     tasks = []
     compositions = []
     for task in by_name.values():
-        if not isinstance(task, Composed):
-            tasks.append(task)
-        elif task.parts_of is not None:
+        if isinstance(task, Composed) and task.parts_of is not None:
             compositions.append(task.parts_of)
+        else:
+            tasks.append(task)
     outputs_of(tasks, compositions, "the members")  # raises where compositions do not fit
     return tasks, compositions
 

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from tests import kit
+from torch import Tensor
 
 from dinoneck import (
     Composition,
@@ -16,6 +18,7 @@ from dinoneck import (
     DenseHead,
     DPTHead,
     DPTNeck,
+    FPNHead,
     HeadCheckpoint,
     HeadEnsemble,
     PatchMeanHead,
@@ -26,6 +29,7 @@ from dinoneck import (
 )
 from dinoneck.configured import Configured
 from dinoneck.heads import Head
+from dinoneck.layers.inputs import Origin
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "0.3.0" / "heads"
 NESTED = FIXTURES / "ensemble-nested.safetensors"
@@ -174,3 +178,49 @@ def test_maps_of_members_with_other_strides_are_stacked_at_the_finest() -> None:
 
     torch.testing.assert_close(members[1], fine.predict(tokens)["cover"])
     torch.testing.assert_close(members.mean(dim=0), ensemble.predict(tokens)["cover"])
+
+
+@torch.no_grad()
+def test_an_origin_that_is_set_keeps_the_layers_of_every_member() -> None:
+    shallow = PatchMeanHead(8, [Task("mass")], hidden_dim=4)
+    deep = PatchMeanHead(8, [Task("mass")], hidden_dim=4)
+    ensemble = HeadEnsemble([shallow, deep], layers=[[2], [5]])
+
+    ensemble.trained_on = Origin(name="vit", layers=(2, 5), patch_size=16)
+
+    assert shallow.trained_on == Origin(name="vit", layers=(2,), patch_size=16)
+    assert deep.trained_on == Origin(name="vit", layers=(5,), patch_size=16)
+
+
+def test_the_origin_is_taken_off_every_member() -> None:
+    members = [PatchMeanHead(8, [Task("mass")], hidden_dim=4) for _ in range(2)]
+    ensemble = HeadEnsemble(members, layers=[[2], [5]])
+    ensemble.trained_on = Origin(name="vit", layers=(2, 5))
+
+    ensemble.trained_on = None
+
+    assert [member.trained_on for member in members] == [None, None]
+
+
+@register
+class OwnSizes(FPNHead):
+    """Resamples its maps in a way of its own: the nearest cell."""
+
+    def at_size(self, outputs: Any, size: Any, resample: Any = None) -> dict[str, Tensor]:
+        resized = dict(outputs)
+        resized["cover"] = F.interpolate(outputs["cover"], tuple(size), mode="nearest")
+        return resized
+
+
+@torch.no_grad()
+def test_values_beside_a_map_stay_out_of_the_maps_of_another_size() -> None:
+    tasks = [Task("cover", kind="dense"), Task("mass")]
+    members = [kit.randomised(OwnSizes(8, tasks, 1, fpn_dim=4), seed=seed) for seed in (1, 2)]
+    ensemble = HeadEnsemble(members).eval()
+    tokens = kit.tokens(width=8)
+
+    maps = ensemble.maps_at_size(ensemble.member_outputs(tokens), (48, 80))
+
+    cells = (members[0](tokens)["cover"] + members[1](tokens)["cover"]) / 2
+    assert list(maps) == ["cover"]
+    torch.testing.assert_close(maps["cover"], F.interpolate(cells, (48, 80), mode="nearest"))

@@ -21,18 +21,23 @@ from dinoneck import (
     DataError,
     DenseHead,
     DPTHead,
+    FeaturePyramid,
     FPNHead,
     HeadEnsemble,
     LinearHead,
     PatchMeanHead,
     PatchMeanMLP,
+    PyramidHead,
     TargetTransform,
     Task,
     Tokens,
+    register,
 )
 from dinoneck.heads import Head
 from dinoneck.heads.head import TokenScale
 from dinoneck.kinds import Kind
+from dinoneck.layers.inputs import TokensLike, as_tokens
+from dinoneck.necks import Neck
 
 STATE = Task("state", dim=3, kind="classification")
 RATIO = Task("ratio", dim=3, kind="ratio")
@@ -126,6 +131,21 @@ def test_the_gate_is_the_formula(mode: Any, num_patches: Any, reduction: int) ->
     assert torch.allclose(weights, expected, rtol=0, atol=1e-12)
     assert torch.allclose(pooled, (patches * expected[..., None]).sum(dim=1), rtol=0, atol=1e-12)
     assert expected.std() > 0.01, "equal weights would show nothing"
+
+
+@pytest.mark.parametrize(
+    ("mode", "num_patches", "needed"),
+    [
+        pytest.param("resized", 6, r"needs \(rows, cols\)", id="a number for a grid"),
+        pytest.param("mlp", (2, 3), "needs one number", id="a grid for a number"),
+        pytest.param("resized", None, r"needs \(rows, cols\)", id="no grid"),
+    ],
+)
+def test_a_gate_over_positions_says_how_its_mode_counts_them(
+    mode: Any, num_patches: Any, needed: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"num_patches is .*; mode '{mode}' {needed}"):
+        CLSGating(8, num_patches, mode)
 
 
 @pytest.fixture
@@ -248,6 +268,37 @@ MEAN_COVER = Task(
 )
 SHIFTED_COUNT = Task("count", kind="density", transform=TargetTransform(mean=5.0, std=2.0))
 DENSITIES = (MASS, MEAN_COVER, SHIFTED_COUNT)
+
+
+@register
+class AsTheyAre(Neck):
+    """A neck of the user's own without parameters: its one level is the map of the patches."""
+
+    def __init__(self, embed_dim: int) -> None:
+        super().__init__()
+        self.embed_dim = embed_dim
+        self.out_channels = embed_dim
+        self.patch_size = 16
+        self.strides = (16.0,)
+
+    def forward(
+        self, tokens: TokensLike, images: Tensor | None = None, **plain: Any
+    ) -> FeaturePyramid:
+        maps = as_tokens(tokens, **plain, owner=self).last.maps()
+        return FeaturePyramid(tuple(maps), self.strides)
+
+
+@torch.no_grad()
+def test_a_head_on_a_neck_without_parameters_has_the_dtype_that_was_asked_for() -> None:
+    head = PyramidHead(neck=AsTheyAre(8), tasks=[Task("mass")], dtype=torch.float64).eval()
+    tokens = kit.tokens(width=8, dtype=torch.float64)
+
+    mass = head.predict(tokens)["mass"]
+
+    pooled = nn.functional.layer_norm(tokens.patches[-1].mean(dim=1), (8,))
+    expected = head.light[0](pooled)
+    assert mass.dtype == torch.float64
+    torch.testing.assert_close(mass, expected)
 
 
 @pytest.fixture(params=["pyramid", "patches"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,16 @@ import torch
 from tests import kit
 from torch import Tensor
 
-from dinoneck import CLSGatingHead, DenseHead, HeadEnsemble, Predictor, Task, register
+from dinoneck import (
+    CLSGatingHead,
+    DenseHead,
+    HeadEnsemble,
+    Predictor,
+    Task,
+    load_head,
+    register,
+    save_head,
+)
 from dinoneck.heads import Head
 from dinoneck.layers.inputs import TokensLike, as_tokens
 
@@ -118,6 +128,31 @@ def test_a_head_without_parameters_predicts() -> None:
     tokens = predictor.backbone(predictor.preprocess(IMAGE))
     expected = tokens.patches[-1].mean().item()
     assert row["brightness"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_head_without_parameters_keeps_its_origin_when_it_is_cast(tmp_path: Path) -> None:
+    backbone = kit.backbone()
+    save_head(tmp_path / "h", BrightnessHead([Task("brightness")]), backbone=backbone)
+    head = load_head(tmp_path / "h")
+    origin = head.trained_on
+
+    cast = head.double()
+
+    assert origin is not None
+    assert cast.trained_on == origin
+
+
+def test_a_loaded_head_on_the_meta_device_keeps_its_origin(tmp_path: Path) -> None:
+    head = kit.randomised(DenseHead(WIDTH, [COVER], hidden_dim=4))
+    save_head(tmp_path / "h", head, backbone=kit.backbone())
+    loaded = load_head(tmp_path / "h")
+    origin = loaded.trained_on
+
+    moved = loaded.to("meta", torch.float16)
+
+    assert origin is not None
+    assert moved.trained_on == origin
+    assert {(x.device.type, x.dtype) for x in moved.parameters()} == {("meta", torch.float16)}
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -12,7 +12,7 @@ from tests.kit import randomised, same
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from dinoneck import LayerGrouper
+from dinoneck import LayerGrouper, ShapeError
 from dinoneck.layers import fused
 from dinoneck.necks.layer_grouper import Fusion
 
@@ -342,6 +342,53 @@ def test_a_pruned_weight_is_used_and_learns(narrow_grouper: LayerGrouper) -> Non
     assert torch.allclose(level, linear(norm(x)), atol=1e-5)
     assert gradient[is_kept].ne(0).all()
     assert gradient[~is_kept].eq(0).all()
+
+
+def test_a_linear_layer_without_bias_gives_the_value_of_the_modules(
+    narrow_grouper: LayerGrouper,
+) -> None:
+    bottleneck: Any = narrow_grouper.bottleneck(0)
+    bottleneck.linear = nn.Linear(WIDE, NARROW, bias=False)
+    randomised(bottleneck.norm, 1.0)
+    x = torch.randn(1, 4, WIDE)
+
+    [level] = narrow_grouper([x])
+
+    assert torch.allclose(level, bottleneck.linear(bottleneck.norm(x)), atol=1e-5)
+
+
+class Doubled(nn.Linear):
+    """A linear layer with a forward of its own, as adapters have."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+def test_a_linear_layer_of_another_class_is_called(narrow_grouper: LayerGrouper) -> None:
+    bottleneck: Any = narrow_grouper.bottleneck(0)
+    linear = bottleneck.linear
+    doubled = Doubled(WIDE, NARROW)
+    doubled.load_state_dict(linear.state_dict())
+    bottleneck.linear = doubled
+    x = torch.randn(1, 4, WIDE)
+
+    [level] = narrow_grouper([x])
+
+    assert torch.allclose(level, 2 * linear(bottleneck.norm(x)), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        pytest.param(torch.zeros(2, 4, WIDE), "got Tensor", id="a stack of layers"),
+        pytest.param([torch.zeros(2, 4, WIDE)] * 2, "got 2 tensors", id="too many layers"),
+    ],
+)
+def test_what_is_no_list_of_its_layers_is_named(
+    given: Any, named: str, narrow_grouper: LayerGrouper
+) -> None:
+    with pytest.raises(ShapeError, match=f"{named}.*pass tokens.sequence"):
+        narrow_grouper(given)
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch.func's own
