@@ -229,6 +229,7 @@ ROWS: list[Row] = [
     (lambda: LayerGrouper(12, 4, 8, 3, [[0], [1], []]), ConfigError, "group 2"),
     (lambda: LayerGrouper(12, 4, 8, 3, [[0], [1, 1], [2]]), ConfigError, "position 1"),
     (lambda: LayerGrouper(12, 4, 8, 3, [[0], [1], [4]]), ConfigError, ("position 4", "0 ... 3")),
+    (lambda: composition(parts=(), sums=()), ConfigError, "parts=) is empty"),
     (lambda: composition(parts=("a", ""), sums=()), ConfigError, "empty name"),
     (lambda: composition(parts=("a", "b:c"), sums=()), ConfigError, "'b:c'"),
     (lambda: composition(parts=("a", "a"), sums=()), ConfigError, "'a'"),
@@ -333,6 +334,11 @@ ROWS: list[Row] = [
     (lambda: loss({"b": X[:, 0, :1]}), ShapeError, "'a'"),
     (lambda: loss({"a": X[:, 0, :1]}, {}), ShapeError, "'a'"),
     (lambda: loss({"a": X[:, 0]}), ShapeError, "(2, 16)"),
+    (
+        lambda: loss({"a": X[:, 0, :1]}, {"a": X[:1, 0, :1]}),
+        ShapeError,
+        ("'a' is (2, 1)", "(1, 1)"),
+    ),
     (lambda: loss({"a": X[:, 0, :1]}, masks={"c": X}), ShapeError, "'c'"),
     (
         lambda: TaskLoss([A], weighting=UncertaintyWeighting(["b"])),

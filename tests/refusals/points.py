@@ -69,6 +69,23 @@ CAMERAS: list[tuple[dict[str, Any], type[Exception], str | tuple[str, ...]]] = [
     ({"cam_to_world": unit(r11=-1.0)}, DataError, "determinant -1"),
     ({"cam_to_world": unit(r03=-math.inf)}, DataError, "cam_to_world of view 0"),
     ({"K": lens(r20=31.5)}, DataError, "K.mT"),
+    ({"K": lens(r22=2.0)}, DataError, "divide by the last entry"),
+    ({"K": lens(r01=1.0, r10=1.0)}, DataError, ("[1.0, 50.0, 0.0]", "divide by the last entry")),
+    (
+        {"K": lens(r11=-50.0).repeat(9, 1, 1), "cam_to_world": torch.eye(4).repeat(9, 1, 1)},
+        DataError,
+        "views 0, 1, 2",
+    ),
+    ({"cam_to_world": unit(r33=2.0)}, DataError, "a rigid 4x4 matrix ends so"),
+    (
+        {"cam_to_world": unit(r00=1000.0, r11=1000.0, r22=1000.0)},
+        DataError,
+        ("scaled by 1000", "it looks in millimetres"),
+    ),
+    ({"cam_to_world": unit(r00=2.0, r11=2.0, r22=2.0)}, DataError, "scaled by 2: divide"),
+    ({"K": torch.zeros(1, 2, 3)}, ShapeError, "(1, 2, 3)"),
+    ({"size": 48}, GridError, "size is 48"),
+    ({"size": "48x64"}, GridError, "'48x64'"),
     ({"K": lens(r11=-50.0)}, DataError, "[50.0, -50.0]"),
     ({"K": lens(r00=0.8, r11=1.1, r02=0.5)}, DataError, "48x64"),
     ({"K": K[0]}, ShapeError, ("(3, 3)", "K[None]")),
@@ -87,7 +104,8 @@ PROJECTED: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"points": torch.tensor([[0.0, math.nan, 1.0]])}, DataError, "1 of 1 points"),
     ({"depth": torch.ones(2, 6, 8)}, ShapeError, "(2, 6, 8)"),
     ({"depth": torch.ones(1, 6, 8).int()}, ShapeError, "torch.int32"),
-    ({"batch": FOUR}, ShapeError, "batch"),
+    ({"batch": FOUR}, ShapeError, "batch is given and Cameras(sample=...) is not"),
+    ({"cameras": BATCHED}, ShapeError, "cameras.sample is given and batch is not"),
     ({"cameras": BATCHED, "batch": FOUR[:3]}, ShapeError, "(3,)"),
 ]
 LINKS = Links(FOUR[:3], torch.arange(3), torch.zeros(3, 2), torch.ones(3), 40, 3, (48, 70))

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from tests import kit
 from torch import Tensor
 
-from dinoneck import Composition, TargetTransform, Task, Tokens
+from dinoneck import Composition, ShapeError, TargetTransform, Task, Tokens
 from dinoneck.codec import encode, normal
 from dinoneck.losses import (
     CompositionLoss,
@@ -110,6 +111,25 @@ def test_ignored_classes_alone_are_zero() -> None:
     target = torch.full((4,), 255)
 
     assert masked_cross_entropy(PRED, target, ignore_index=255).item() == 0
+
+
+@pytest.mark.parametrize(
+    ("target", "named"),
+    [
+        pytest.param(torch.zeros(4, 2), r"\(4, 3\) and the target \(4, 2\)", id="fewer classes"),
+        pytest.param(torch.zeros(5).long(), r"\(4, 3\) and the target \(5,\)", id="more samples"),
+    ],
+)
+def test_classes_that_do_not_fit_the_logits_are_named(target: Tensor, named: str) -> None:
+    with pytest.raises(ShapeError, match=named):
+        masked_cross_entropy(PRED, target)
+
+
+def test_a_mask_of_more_axes_than_the_target_is_refused() -> None:
+    mask = torch.ones(4, 3, 2, dtype=torch.bool)
+
+    with pytest.raises(ShapeError, match=r"the mask has shape \(4, 3, 2\), the target \(4, 3\)"):
+        masked_mse(PRED, TRUE, mask)
 
 
 class Depths:
@@ -337,6 +357,28 @@ def test_it_is_the_plain_formula() -> None:
     assert GramAnchor()(OWN, REFERENCE).item() == pytest.approx(plain(OWN, REFERENCE), rel=1e-12)
 
 
+def test_it_runs_on_the_meta_device() -> None:
+    patches = torch.empty(2, 6, 5, device="meta")
+
+    loss = GramAnchor()(patches, patches)
+
+    assert loss.device.type == "meta"
+    assert loss.shape == ()
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        pytest.param(OWN[0], r"tokens: \(6, 5\) torch.float64", id="no batch"),
+        pytest.param(OWN.long(), r"tokens: \(2, 6, 5\) torch.int64", id="whole numbers"),
+        pytest.param([OWN], "tokens: list", id="a list"),
+    ],
+)
+def test_what_are_no_patch_tokens_is_named(given: Any, named: str) -> None:
+    with pytest.raises(ShapeError, match=named):
+        GramAnchor()(given, REFERENCE)
+
+
 def with_prefix(patches: torch.Tensor, grid: tuple[int, int]) -> Tokens:
     others = torch.randn(2, 3, patches.shape[-1], dtype=patches.dtype)
     return kit.tokens_from(torch.cat([others, patches], dim=1), *grid, 3)
@@ -536,6 +578,14 @@ def test_negativity_is_the_mean_by_which_cells_are_below_zero(
     assert regularised["m.negativity"] == pytest.approx(3 * sum(below) / len(below), rel=1e-12)
 
 
+def test_a_penalty_without_weight_is_no_part() -> None:
+    regulariser = DensityRegulariser("m", sparsity=2.0)
+
+    parts = regulariser.parts(torch.full((2, 3, 1, 4), -2.0))
+
+    assert {name: part.item() for name, part in parts.items()} == {"m.sparsity": 4.0}
+
+
 def test_a_map_of_one_cell_is_smooth() -> None:
     cell = torch.full((2, 3, 1, 1), -2.0)
 
@@ -561,6 +611,7 @@ UNITS: dict[str, tuple[TargetTransform, Callable[[float], float], float]] = {
         lambda x: math.expm1(x * 0.7 + 5.0),
         0.7 * math.exp(5.0),
     ),
+    "log, no mean": (TargetTransform(0.21, True, None, 0.7), lambda x: math.expm1(x * 0.7), 0.7),
 }
 
 

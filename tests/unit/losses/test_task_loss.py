@@ -166,6 +166,16 @@ def test_regularisers_come_on_top() -> None:
     assert torch.allclose(total, bare + regularisers.sum())
 
 
+def test_a_regulariser_without_weights_needs_no_map() -> None:
+    outputs, targets, masks = a_batch()
+    del outputs["mass.map"]
+    bare, _ = TaskLoss(TASKS, [FIVE])(outputs, targets, masks)
+
+    total, _ = TaskLoss(TASKS, [FIVE], None, [DensityRegulariser("mass")])(outputs, targets, masks)
+
+    assert torch.equal(total, bare)
+
+
 def test_a_regulariser_without_its_map_is_refused() -> None:
     outputs, targets, masks = a_batch()
     del outputs["mass.map"]

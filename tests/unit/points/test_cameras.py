@@ -205,6 +205,32 @@ def test_own_depth_stays_within_its_sample() -> None:
     assert not check_cameras(None, cameras, depth * 0).clear
 
 
+def test_a_cloud_of_several_samples_is_read_as_each_alone() -> None:
+    cameras, points = rooms.ring(4, SMALL), rooms.surface(2000)
+    depth = rooms.depth(cameras)
+    batched = replace(cameras, sample=torch.tensor([0, 0, 1, 1]))
+    clouds = torch.cat([points, points])
+    batch = torch.arange(2).repeat_interleave(len(points))
+
+    check = check_cameras(clouds, batched, depth, batch)
+
+    alone = check_cameras(points, cameras, depth)
+    assert check.clear
+    assert check.best == alone.best == "camera_to_world"
+    assert check.share == pytest.approx(alone.share, abs=0.02)
+
+
+def test_cameras_far_above_what_they_see_are_not_taken_for_millimetres() -> None:
+    poses = torch.eye(4).repeat(2, 1, 1)
+    poses[1, 0, 3] = 300.0  # a drone at 400 m that flew 300 m
+    K = torch.tensor([[800.0, 0.0, 31.5], [0.0, 800.0, 23.5], [0.0, 0.0, 1.0]])
+    cameras = Cameras(K.repeat(2, 1, 1), poses, SIZE)
+
+    check = check_cameras(None, cameras, torch.full((2, *SIZE), 400.0))
+
+    assert not check.clear  # the images do not overlap
+
+
 def test_it_says_so_when_nothing_fits_or_nothing_stands_out() -> None:
     cameras, points = rooms.ring(6, SMALL), rooms.surface(5000)
     depth = rooms.depth(cameras)

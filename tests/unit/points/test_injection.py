@@ -202,8 +202,29 @@ def test_threads_do_not_see_each_others_pyramids() -> None:
         assert not torch.equal(before, alone)
 
 
+def test_a_network_called_within_the_pass_of_another_finds_its_own_pyramid() -> None:
+    x = cloud()
+    first, second = PlainUNet(), PlainUNet()
+    first_injection, second_injection = injection_of(), injection_of()
+    first_injection.attach(first, NAMES)
+    second_injection.attach(second, NAMES)
+    with torch.no_grad(), first_injection.using(pyramid_of(x, seed=1)):
+        alone = first(x)
+
+    outer = first_injection.using(pyramid_of(x, seed=1))
+    inner = second_injection.using(pyramid_of(x, seed=2))
+    with torch.no_grad(), outer, inner:
+        together = first(x)
+
+    assert torch.equal(together, alone)
+
+
 def points(count: int = 9) -> tuple[Tensor, Tensor, Tensor]:
     return torch.randn(count, 5), torch.randn(count, 6), torch.arange(count) % 3 > 0
+
+
+def test_before_the_first_pass_a_fusion_has_no_stats() -> None:
+    assert GatedFusion(6, 5, 5).stats == {}
 
 
 def test_the_fusion_is_its_formula() -> None:

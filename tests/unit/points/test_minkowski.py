@@ -189,6 +189,14 @@ def test_features_at_cells_are_the_cells_features(stride: int) -> None:
     assert not outside.any()
 
 
+def test_features_of_a_tensor_without_cells_are_zero() -> None:
+    empty = Mapped(torch.zeros(0, 3), torch.zeros(0, 4).int())
+
+    found = MinkowskiAdapter().features_at_coordinates(empty, torch.rand(5, 3), torch.zeros(5))
+
+    assert torch.equal(found, torch.zeros(5, 3))
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 def test_features_between_cells_are_those_of_a_dense_box(stride: int) -> None:
     grid = cloud(stride, samples=1)

@@ -316,6 +316,15 @@ def test_stats_without_depth_say_nothing_of_depth(points: Tensor, cameras: Camer
     assert set(stats) == {"links", "front", "in_bounds"}
 
 
+def test_stats_of_links_made_by_hand_count_the_links_alone() -> None:
+    view = torch.tensor([0, 2, 2])
+    by_hand = Links(view, torch.arange(3), torch.zeros(3, 2), torch.ones(3), 5, 3, SMALL)
+
+    stats = by_hand.stats()
+
+    assert {name: count.tolist() for name, count in stats.items()} == {"links": [1, 0, 2]}
+
+
 def test_depth_in_millimetres_is_named_with_the_remedy(
     points: Tensor, cameras: Cameras, depth: Tensor
 ) -> None:
