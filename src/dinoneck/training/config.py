@@ -203,6 +203,7 @@ class DataConfig(PreparationConfig, frozen=True, kw_only=True):
             the masks is read from the map; off: the head predicts it by itself.
         unit: unit of the targets.
         minimum: smallest prediction, such as 0.
+        maximum: largest prediction, such as 1 of shares.
         target_weights: weights of the targets in the overall score, one R² over all of them:
             TARGET=WEIGHT pairs, or a CSV with the columns target and weight; without them it is the
             mean of their R².
@@ -229,6 +230,7 @@ class DataConfig(PreparationConfig, frozen=True, kw_only=True):
     numbers_from_maps: bool = True
     unit: str = ""
     minimum: float | None = None
+    maximum: float | None = None
     target_weights: Annotated[dict[str, float] | str, TARGET_WEIGHTS] = field(default_factory=dict)
     store: Path | None = None
     views: Count | None = None
@@ -470,6 +472,7 @@ class TaskConfig(Config, frozen=True, kw_only=True):
         beta: of the smooth L1 loss.
         activation: of the outputs, in original units.
         minimum: no prediction is below it; None = ``data.minimum``.
+        maximum: no prediction is above it; None = ``data.maximum``.
         area: values are divided by it before training, such as an area in square metres.
         log1p: train on log(1 + value). Without an activation, training is on z-scores of the
             training images.
@@ -486,6 +489,7 @@ class TaskConfig(Config, frozen=True, kw_only=True):
     beta: Positive | None = None
     activation: str | None = None
     minimum: float | None = None
+    maximum: float | None = None
     area: Positive | None = None
     log1p: bool = False
     auxiliary: bool = False
@@ -892,6 +896,8 @@ class TrainConfig(HeadRunConfig, frozen=True, kw_only=True):
                 )
         if data.minimum is not None:
             raise ConfigError(f"data.minimum is {data.minimum!r}, {remedy}")
+        if data.maximum is not None:
+            raise ConfigError(f"data.maximum is {data.maximum!r}, {remedy}")
         if data.store is not None:
             raise ConfigError(f"data.store is {data.store!r}, {remedy}")
         if self.folds.group:

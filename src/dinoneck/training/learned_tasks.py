@@ -26,7 +26,17 @@ from dinoneck.training.sums import warn_of_sums_of_shares
 from dinoneck.training.table import column_tasks
 
 # of a task's description, those that a task has under the same name
-_TASK_FIELDS = ("kind", "loss", "beta", "weight", "activation", "unit", "minimum", "from_map")
+_TASK_FIELDS = (
+    "kind",
+    "loss",
+    "beta",
+    "weight",
+    "activation",
+    "unit",
+    "minimum",
+    "maximum",
+    "from_map",
+)
 
 
 @dataclass(frozen=True)
@@ -221,7 +231,7 @@ def _check_options(name: str, kind: str, spec: TaskConfig) -> None:
     """Check that a task whose outputs are probabilities has no option of numbers."""
     if kind not in (*PROBABILITY_KINDS, *LABEL_KINDS):
         return
-    for option in ("area", "log1p", "activation", "minimum"):
+    for option in ("area", "log1p", "activation", "minimum", "maximum"):
         if getattr(spec, option) not in (None, False):
             raise ConfigError(
                 f"task {name!r} is of kind {kind!r}, whose outputs are probabilities, and has no "
@@ -377,16 +387,17 @@ def _default_weight(
 def _default_options(
     config: TrainConfig, task: LearnedTask, learned: LearnedTasks
 ) -> dict[str, Any]:
-    """The unit, the minimum and the shares of a kind, where the task's description has none."""
+    """The unit, the bounds and the shares of a kind, where the task's description has none."""
     data = config.data
     kind = task.spec.kind
     if kind in ("regression", "density") and not task.spec.auxiliary:
-        return {"unit": data.unit, "minimum": data.minimum}
+        return {"unit": data.unit, "minimum": data.minimum, "maximum": data.maximum}
     if kind == "dense" and task.spec.activation == "unit":
         return {}
     if kind == "dense":
         averaged_maps = [other.spec.from_map for other in learned.values()]
-        # a mean of clipped patches is too high
-        minimum = None if task.name in averaged_maps else data.minimum
-        return {"shares": len(task.labels) > 0, "minimum": minimum}
+        is_share = len(task.labels) > 0
+        if task.name in averaged_maps:  # the mean of clipped patches is not that of the image
+            return {"shares": is_share, "minimum": None, "maximum": None}
+        return {"shares": is_share, "minimum": data.minimum, "maximum": data.maximum}
     return {}

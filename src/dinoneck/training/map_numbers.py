@@ -200,6 +200,8 @@ def _reason_for_readout(config: TrainConfig, number: _Number, preprocess: Prepro
                 return f"the composition {name!r} computes with it"
     if number.map_task.spec.minimum is not None:
         return "the map has a minimum, and a mean of clipped cells is too high; leave it out there"
+    if number.map_task.spec.maximum is not None:
+        return "the map has a maximum, and a mean of clipped cells is too low; leave it out there"
     if preprocess.resize == "pad":
         return "with resize 'pad' cells of the map are padding"
     if len(number.ids) < _FEWEST_IMAGES:

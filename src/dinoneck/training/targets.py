@@ -17,7 +17,7 @@ from dinoneck.tasks import OBJECTS, Task, has_direction
 from dinoneck.text import counted, some_of
 from dinoneck.training.samples import MatchedSamples, Samples, Targets, Tensors, is_none
 
-# of a minimum: float32 holds 7 digits, and values may have passed through it
+# of a minimum or maximum: float32 holds 7 digits, and values may have passed through it
 ROUNDING = 1e-6
 # of a sum of shares: three of them, rounded to two digits each, may add up to 0.99
 SHARES_TOLERANCE = 1e-2
@@ -64,7 +64,7 @@ def training_targets(
 
     Raises:
         DataError: if something is missing, has another shape or values that cannot be, is below the
-            task's minimum, or is constant over the training samples.
+            task's minimum or above its maximum, or is constant over the training samples.
     """
     dense = [task.name for task in loss.tasks if task.kind == "dense"]
     for name in weights:
@@ -342,24 +342,33 @@ def _check_labels(task: Task, x: Tensor, ids: Sequence[str]) -> None:
 
 
 def _check_numbers(task: Task, x: Tensor, ids: Sequence[str]) -> None:
-    """Check that numbers are finite or missing, and not below the task's minimum."""
+    """Check that numbers are finite or missing, and within the task's minimum and maximum."""
     rows = _rows_where(x.isinf())
     if rows:
         raise DataError(
             f"{counted(len(rows), 'image')} with infinite targets of {task.name!r}: "
             f"{some_of([repr(ids[row]) for row in rows], 3)}; missing ones are NaN"
         )
-    if task.minimum is None:
-        return
-    is_below = x < task.minimum - ROUNDING * max(1.0, abs(task.minimum))
-    rows = _rows_where(is_below)
-    if rows:
-        shown = [f"{ids[row]!r} with {x[row][is_below[row]].min():g}" for row in rows]
-        raise DataError(
-            f"{counted(len(rows), 'image')} with targets of {task.name!r} below the minimum "
-            f"{task.minimum:g}: {some_of(shown, 3)}. Predictions never go below it: correct these "
-            "values, or give another minimum (--minimum)"
-        )
+    if task.minimum is not None:
+        is_below = x < task.minimum - ROUNDING * max(1.0, abs(task.minimum))
+        rows = _rows_where(is_below)
+        if rows:
+            shown = [f"{ids[row]!r} with {x[row][is_below[row]].min():g}" for row in rows]
+            raise DataError(
+                f"{counted(len(rows), 'image')} with targets of {task.name!r} below the minimum "
+                f"{task.minimum:g}: {some_of(shown, 3)}. Predictions never go below it: correct these "
+                "values, or give another minimum (--minimum)"
+            )
+    if task.maximum is not None:
+        is_above = x > task.maximum + ROUNDING * max(1.0, abs(task.maximum))
+        rows = _rows_where(is_above)
+        if rows:
+            shown = [f"{ids[row]!r} with {x[row][is_above[row]].max():g}" for row in rows]
+            raise DataError(
+                f"{counted(len(rows), 'image')} with targets of {task.name!r} above the maximum "
+                f"{task.maximum:g}: {some_of(shown, 3)}. Predictions never go above it: correct these "
+                "values, or give another maximum (--maximum)"
+            )
 
 
 def _check_learnable(task: Task, original: Tensor, normalised: Tensor) -> None:

@@ -164,11 +164,12 @@ def test_the_number_of_a_map_of_numbers_has_the_name_of_its_folder(
     assert [task.from_map for task in problem.tasks] == [from_map, None]
 
 
-def test_the_bound_of_a_number_is_none_of_its_map() -> None:
-    """A mean of clipped cells would be too high."""
-    problem = problem_of(table_of_fields(crop=SHARES), data={"minimum": 0.0})
+def test_the_bounds_of_a_number_are_none_of_its_map() -> None:
+    """A mean of clipped cells would be too high, or too low."""
+    problem = problem_of(table_of_fields(crop=SHARES), data={"minimum": 0.0, "maximum": 1.0})
 
     assert [task.minimum for task in problem.tasks] == [0.0, None]
+    assert [task.maximum for task in problem.tasks] == [1.0, None]
 
 
 # what has a readout of its own
@@ -200,10 +201,15 @@ KEPT: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         {"compositions": {"sum": {"sums": {"both": ["crop", "mass"]}}}},
         "composition 'sum'",
     ),
-    "a bound of the map": (
+    "a lower bound of the map": (
         {"crop": SHARES},
         {"tasks": {"cells": {"kind": "dense", "minimum": 0.0}}},
         "the map has a minimum",
+    ),
+    "an upper bound of the map": (
+        {"crop": SHARES},
+        {"tasks": {"cells": {"kind": "dense", "maximum": 1.0}}},
+        "the map has a maximum",
     ),
 }
 

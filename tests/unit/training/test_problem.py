@@ -50,14 +50,18 @@ def test_learned_weights_take_no_weight_for_auxiliary_targets(meadow: Path, tiny
     assert tasks["height"].weight == tasks["weather"].weight == 1.0
 
 
-def test_minimum_and_unit_are_those_of_targets_and_not_of_auxiliary_ones(
+def test_bounds_and_unit_are_those_of_targets_and_not_of_auxiliary_ones(
     meadow: Path, tiny: Backbone
 ) -> None:
     """A height may be in other units, and a temperature below 0."""
-    tasks = tasks_of(with_auxiliary(meadow, data={"unit": "g", "minimum": 0.0}), tiny)
+    data = {"unit": "g", "minimum": 0.0, "maximum": 100.0}
 
-    assert (tasks["crop"].unit, tasks["crop"].minimum) == ("g", 0.0)
-    assert (tasks["height"].unit, tasks["height"].minimum) == ("", None)
+    tasks = tasks_of(with_auxiliary(meadow, data=data), tiny)
+
+    crop = tasks["crop"]
+    height = tasks["height"]
+    assert (crop.unit, crop.minimum, crop.maximum) == ("g", 0.0, 100.0)
+    assert (height.unit, height.minimum, height.maximum) == ("", None, None)
 
 
 def test_shares_of_nothing_are_unknown_and_not_zero(tiny: Backbone) -> None:

@@ -124,3 +124,48 @@ def test_float_targets_keep_their_values() -> None:
     torch.testing.assert_close(
         torch.tensor(values), torch.tensor([0.25, torch.nan, -1.5, 3.0]), equal_nan=True
     )
+
+
+def by_id(*values: float) -> dict[str, dict[str, float]]:
+    """A table of the task y: its values, one for each id."""
+    return {"y": dict(zip(IDS, values, strict=True))}
+
+
+@pytest.mark.parametrize(
+    ("task", "values", "message"),
+    [
+        pytest.param(
+            Task("y", minimum=0),
+            (0.5, -0.25, 1.0, -2.0),
+            r"2 images with targets of 'y' below the minimum 0: 'p1' with -0\.25, 'p3' with -2\. "
+            r"Predictions never go below it: .* another minimum \(--minimum\)",
+            id="minimum",
+        ),
+        pytest.param(
+            Task("y", maximum=1),
+            (0.5, 1.25, 1.0, 0.0),
+            r"1 image with targets of 'y' above the maximum 1: 'p1' with 1\.25\. "
+            r"Predictions never go above it: .* another maximum \(--maximum\)",
+            id="maximum",
+        ),
+        pytest.param(
+            Task("y"),
+            (0.5, np.inf, 1.0, 0.0),
+            "1 image with infinite targets of 'y': 'p1'; missing ones are NaN",
+            id="infinite",
+        ),
+    ],
+)
+def test_numbers_that_no_prediction_reaches_are_refused_by_their_images(
+    task: Task, values: Sequence[float], message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        read(task, by_id(*values))
+
+
+def test_numbers_at_their_bounds_and_missing_ones_are_learned() -> None:
+    task = Task("y", minimum=0, maximum=1)
+
+    values = read(task, by_id(0.0, 1.0 + 1e-7, np.nan, 0.5))
+
+    np.testing.assert_allclose(values, [0.0, 1.0, np.nan, 0.5], rtol=1e-6)
