@@ -30,6 +30,7 @@ from dinoneck.data import BoxImages
 from dinoneck.detection import (
     DetectionHead,
     Detector,
+    RfDetr,
     evaluate_boxes,
     score_boxes,
     train_detector,
@@ -266,6 +267,43 @@ ROWS: list[Row] = [
         lambda: evaluate_masks(Predictor(kit.head(), kit.backbone()), ("folder", "s.json")),
         DataError,
         ("s.json", "mass", "panoptic"),
+    ),
+    (
+        lambda: evaluate_masks(detector_of("fcos"), "objects.json"),
+        DataError,
+        ("objects.json", "boxes", "instances"),
+    ),
+    (
+        lambda: evaluate_masks(detector_of("fcos"), ("folder", "s.json")),
+        DataError,
+        ("s.json", "boxes", "panoptic"),
+    ),
+    (
+        lambda: evaluate_masks(
+            Predictor({"a": kit.head(), "b": kit.head()}, kit.backbone()), "objects.json"
+        ),
+        DataError,
+        ("tasks of several keys", "instances"),
+    ),
+    (
+        lambda: Detector(DetectionHead("fcos", ("red",), NECK), None, (64, 96)),
+        ConfigError,
+        "backbone is None",
+    ),
+    (
+        lambda: RfDetr(("red", "blue"), (1, 1), 3, image_size=96),
+        ConfigError,
+        "outputs are (1, 1); expected 2 different numbers below 3",
+    ),
+    (
+        lambda: RfDetr(("red",), (3,), 3, image_size=96),
+        ConfigError,
+        "outputs are (3,); expected 1 different numbers below 3",
+    ),
+    (
+        lambda: RfDetr(("red",), (0,), 1, image_size=96, encoder_layers=6),
+        ConfigError,
+        "encoder_layers is 6",
     ),
     # training
     (

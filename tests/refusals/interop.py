@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from dinoneck import ConfigError, GridError, SimplePyramid, ViTFPN
+from dinoneck import ConfigError, GridError, ShapeError, SimplePyramid, ViTFPN
 from dinoneck.interop import PyramidEncoder, TorchvisionBackbone, attach_to_detr, find_encoder
 from tests import kit
 from tests.refusals import Row
@@ -53,6 +53,11 @@ ROWS: list[Row] = [
         lambda: encoder(features_at=0.5)(torch.zeros(1, 3, 48, 64)),
         GridError,
         ("48x64", "32x32"),
+    ),
+    (
+        lambda: encoder(features_at=0.5)(torch.zeros(3, 64, 64)),
+        ShapeError,
+        "(3, 64, 64)",
     ),
     # detectors
     (

@@ -70,7 +70,7 @@ ROWS: list[Row] = [
     (lambda: pca_rgb(torch.randn(5, 7), foreground=0.5), ShapeError, "places of patches"),
     (lambda: pca_rgb(torch.ones(1, 8, 1, 2), foreground=0.9), DataError, "0.9"),
     (lambda: html_report([], [Task("a")]), DataError, "one image at least"),
-    (lambda: page(known={"a": math.nan}), DataError, "known values of 'a' hold nan"),
+    (lambda: page(known={"a": math.inf}), DataError, "known values of 'a' hold inf"),
     (lambda: page(known={"a": "heavy"}), DataError, ("'a'", "heavy")),
     (lambda: page(tokens=np.zeros((2, 2))), ShapeError, "colours"),
     (lambda: page(a=math.nan), DataError, "'a' hold nan"),

@@ -21,6 +21,7 @@ from dinoneck import (
     Predictor,
     Task,
     evaluate,
+    save_head,
 )
 from dinoneck.data import read_table
 from dinoneck.errors import ConfigError, DataError
@@ -290,6 +291,56 @@ def test_bits_that_a_file_does_not_record_are_those_of_the_images(
     evaluate(Predictor(head, bits=12), meadow.parent, meadow, calibrate=out)
 
     assert HeadCheckpoint.load(out).tasks[0].interval
+
+
+def test_a_head_is_not_calibrated_on_tiles(head: Path, meadow: Path, tmp_path: Path) -> None:
+    predictor = Predictor(head, tile=32)
+
+    with pytest.raises(
+        ConfigError, match=r"tile is \(32, 32\): intervals hold for images that are"
+    ):
+        evaluate(predictor, meadow.parent, meadow, calibrate=tmp_path / "out.safetensors")
+
+
+def test_bits_that_a_file_records_are_those_of_the_images(meadow: Path, tmp_path: Path) -> None:
+    backbone = kit.backbone()
+    file = tmp_path / "head.safetensors"
+    recipe = backbone.preprocess.changed(size=(32, 64), bits=12)
+    save_head(file, kit.head(Task("soil")), backbone=backbone, preprocess=recipe)
+
+    with pytest.raises(ConfigError, match="bits of the images is 10: the file records 12"):
+        evaluate(
+            Predictor(file, bits=10), meadow.parent, meadow, calibrate=tmp_path / "out.safetensors"
+        )
+
+
+@pytest.mark.filterwarnings("ignore:the file of this PatchMeanHead does not state its backbone")
+def test_a_file_that_records_no_backbone_and_no_preparation_is_calibrated(
+    meadow: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "head.safetensors"
+    save_head(file, kit.head(Task("soil")))
+    out = tmp_path / "calibrated.safetensors"
+    backbone = kit.backbone(dtype=torch.bfloat16)
+    recipe = backbone.preprocess.changed(size=(32, 64))
+
+    evaluate(Predictor(file, backbone, preprocess=recipe), meadow.parent, meadow, calibrate=out)
+
+    assert HeadCheckpoint.load(out).tasks[0].interval
+
+
+def test_a_truth_without_numbers_and_classes_gives_no_intervals(
+    meadow: Path, tmp_path: Path
+) -> None:
+    tags = Task("tags", dim=2, kind="multilabel", labels=("wet", "dry"))
+    file = kit.saved_head(tmp_path / "head.safetensors", kit.head(tags), size=(32, 64))
+    table = pd.read_csv(meadow)[["image"]]
+    table["tags"] = ["wet", "dry", "wet;dry"] * 4
+
+    with pytest.raises(DataError, match="there are no intervals to write"):
+        evaluate(file, meadow.parent, table, calibrate=tmp_path / "out.safetensors")
+
+    assert not (tmp_path / "out.safetensors").exists()
 
 
 def test_images_of_the_training_are_refused(meadow: Path, tmp_path: Path) -> None:

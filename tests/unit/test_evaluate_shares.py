@@ -16,6 +16,7 @@ from tests.unit.training.meadow import a_run, rows_of
 
 from dinoneck import (
     Backbone,
+    ConfigError,
     DataError,
     DenseHead,
     DinoneckError,
@@ -25,6 +26,7 @@ from dinoneck import (
     evaluate,
     load_backbone,
 )
+from dinoneck.data import read_table
 from dinoneck.evaluation.models import Stopwatch
 from dinoneck.training import train, weighted_r2
 from dinoneck.viz import write_maps
@@ -106,6 +108,30 @@ def test_the_shares_of_images_of_several_sizes_are_scored(
     scores = report["scores"]["cells crop"]["head"]
     assert scores["r2"]["pooled"] == pytest.approx(r2, abs=1e-4)
     assert scores["sd"] == pytest.approx(truth.std(), abs=1e-5)
+
+
+def test_the_shares_of_images_without_a_mask_are_not_scored(meadow: Path, tiny: Backbone) -> None:
+    model = shares_model(tiny)
+    table = read_table(meadow, meadow.parent, [], labels="mask")
+    table.loc[table.index[6:], "labels"] = None
+
+    report = evaluate(model, None, table)
+
+    expected = evaluate(model, None, table.iloc[:6])
+    r2 = report["scores"]["cells crop"]["head"]["r2"]["pooled"]
+    assert r2 == pytest.approx(expected["scores"]["cells crop"]["head"]["r2"]["pooled"])
+
+
+def test_the_trainings_of_two_models_that_weigh_targets_differently_are_refused(
+    meadow: Path, tmp_path: Path
+) -> None:
+    for run, weights in (("a", {"crop": 0.3, "weed": 0.7}), ("b", {"crop": 0.6, "weed": 0.4})):
+        data = {"target_weights": weights}
+        train(a_run(meadow, ["crop", "weed"], data=data, optim={"epochs": 1}), tmp_path / run)
+    models = {"a": tmp_path / "a", "b": tmp_path / "b"}
+
+    with pytest.raises(ConfigError, match="the trainings of a and b weigh targets differently"):
+        evaluate(models, meadow.parent, meadow)
 
 
 def test_patches_that_show_other_pixels_are_not_compared(meadow: Path, tiny: Backbone) -> None:

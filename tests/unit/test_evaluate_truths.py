@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from tests import kit
 
 from dinoneck import (
@@ -19,6 +20,8 @@ from dinoneck import (
     Task,
     evaluate,
 )
+from dinoneck.data import read_table
+from dinoneck.data.vector_tiffs import encode_vectors
 from dinoneck.tasks import Interval
 
 NAMES = ["a.png", "b.png", "c.png", "d.png"]
@@ -84,6 +87,16 @@ def test_labels_that_the_truth_has_no_column_of_are_named(
     assert "the labels dock of weeds are not scored" in caplog.text
 
 
+def test_a_column_of_words_that_is_not_read_as_labels_is_named_with_the_remedy(
+    images: Path,
+) -> None:
+    words = table(weeds=["thistle", "none", "thistle", "dock"])
+    read = read_table(words, images, ["weeds"], classes={"weeds": ()})
+
+    with pytest.raises(DataError, match="the column 'weeds' of the truth is not read as labels"):
+        evaluate(predictor(WEEDS), None, read)
+
+
 def test_labels_that_no_column_holds_have_no_score(images: Path) -> None:
     model = predictor(WEEDS, Task("mass"))
 
@@ -143,12 +156,60 @@ def test_images_without_masks_are_no_truth_of_maps(class_folders: Path) -> None:
         evaluate(Predictor(head, kit.backbone()), None, class_folders)
 
 
+def test_masks_beside_the_images_of_a_folder_are_its_truth(tmp_path: Path) -> None:
+    apart = tmp_path / "apart"
+    both = tmp_path / "both"
+    for folder in (apart, both):
+        kit.write_images(folder, NAMES, *kit.SIZE)
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for number, name in enumerate(NAMES):
+        classes = Image.fromarray(np.full(kit.SIZE, number % 2, np.uint8))
+        classes.save(both / f"{Path(name).stem}_mask.png")
+        classes.save(masks / name)
+    head = kit.randomised(DenseHead(64, [Task("cover", dim=2, kind="segmentation")], hidden_dim=4))
+    model = Predictor(head, kit.backbone())
+
+    report = evaluate(model, None, both)
+
+    assert report["scores"]["cover"]["head"]["images"] == 4
+    assert report["scores"] == evaluate(model, apart, masks)["scores"]
+
+
 # options of other truths
 
 
-def test_regions_of_crowds_are_an_option_of_objects(images: Path) -> None:
-    with pytest.raises(ConfigError, match="crowd is 'objects'"):
-        evaluate(predictor(Task("mass")), images, table(mass=[1.0, 2, 3, 5]), crowd="objects")
+def test_subfolders_are_no_option_of_folders_of_labels(class_folders: Path) -> None:
+    with pytest.raises(ConfigError, match=r"subfolders is 'split', and the heads predict labels"):
+        evaluate(predictor(WEEDS), None, class_folders, subfolders="split")
+
+
+MAPS = [
+    pytest.param(Task("cover", dim=2, kind="segmentation"), id="classes"),
+    pytest.param(Task("cover", dim=2, kind="dense", labels=("a", "b"), shares=True), id="shares"),
+    pytest.param(Task("cover", dim=3, kind="dense", activation="unit"), id="normals"),
+]
+
+
+@pytest.mark.parametrize("task", MAPS)
+def test_a_table_of_maps_whose_column_is_not_named_lists_its_columns(
+    task: Task, images: Path
+) -> None:
+    model = Predictor(DenseHead(64, [task], hidden_dim=4), kit.backbone())
+
+    with pytest.raises(DataError, match=r"columns file, image: name that of the files \(labels="):
+        evaluate(model, images, table(file=NAMES))
+
+
+def test_options_of_masks_of_classes_are_refused_for_normals(images: Path) -> None:
+    normals = Task("normals", kind="dense", dim=3, activation="unit")
+    model = Predictor(DenseHead(64, [normals], hidden_dim=4), kit.backbone())
+    for name in NAMES:
+        (images / f"{name}.tif").write_bytes(encode_vectors(np.zeros((3, *kit.SIZE), np.float32)))
+    truth = table(file=[f"{name}.tif" for name in NAMES])
+
+    with pytest.raises(ConfigError, match=r"nodata is \[255\], which is of masks of classes"):
+        evaluate(model, images, truth, labels="file", nodata=[255])
 
 
 # shares

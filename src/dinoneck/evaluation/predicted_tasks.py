@@ -63,6 +63,12 @@ class PredictedTasks:
         return numbers
 
     @property
+    def names_of_file_truths(self) -> list[str]:
+        """The tasks whose truth is a file of each image: classes of pixels, shares per patch, surface normals."""
+        tasks = [*self.segmentations, *self.share_maps, *self.normals]
+        return list(dict.fromkeys(task.name for task in tasks))
+
+    @property
     def multilabels(self) -> list[TaskFacts]:
         """The tasks that predict any number of labels of an image."""
         return [task for task in self.tasks if task.is_multilabel]

@@ -23,6 +23,7 @@ class TruthColumns:
         labels: those of several words in a cell -> the labels of their task.
         numbers: those of numbers.
         indicators: those of 0 and 1 of a label.
+        maps: where all tasks are scored against a file of each image, their names.
     """
 
     existing: Sequence[str]
@@ -31,6 +32,7 @@ class TruthColumns:
     labels: dict[str, tuple[str, ...]]
     numbers: list[str]
     indicators: list[str]
+    maps: list[str]
 
     @classmethod
     def among(cls, columns: Sequence[str], predicted: PredictedTasks) -> Self:
@@ -40,6 +42,7 @@ class TruthColumns:
             columns: of the table.
             predicted: what the models predict.
         """
+        maps = predicted.names_of_file_truths
         return cls(
             existing=columns,
             expected=predicted.expected_columns,
@@ -47,6 +50,7 @@ class TruthColumns:
             labels=_label_columns(predicted, columns),
             numbers=_number_columns(predicted, columns),
             indicators=_all_indicator_columns(predicted, columns),
+            maps=maps if len(maps) == len(predicted.tasks) else [],
         )
 
     @property
@@ -57,8 +61,15 @@ class TruthColumns:
 
     def check_any(self) -> None:
         """Raise a DataError if no column is scored, with those that there are."""
-        if not self.all:
-            raise nothing_to_score(self.expected, self.existing)
+        if self.all:
+            return
+        if self.maps:
+            raise DataError(
+                f"the heads predict maps, {some_of(self.maps, 5)}, which are scored against a file of "
+                f"each image, and labels is None; the truth has the columns "
+                f"{some_of(self.existing, 5)}: name that of the files (labels=, --labels)"
+            )
+        raise nothing_to_score(self.expected, self.existing)
 
 
 def nothing_to_score(names: Sequence[str], columns: Sequence[str]) -> DataError:

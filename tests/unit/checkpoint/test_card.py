@@ -19,6 +19,7 @@ from dinoneck import (
     HeadCheckpoint,
     MaskHead,
     PatchMeanHead,
+    SimplePyramid,
     STAPyramid,
     TargetTransform,
     Task,
@@ -158,6 +159,21 @@ def test_the_front_matter_states_the_licence_of_the_head(meta: dict[str, Any]) -
     assert of_hub["license"] == "mit" and "license_name" not in of_hub
     assert (other["license"], other["license_name"]) == ("other", "dinov3-license")
     assert other["license_link"].startswith("https://ai.meta.com/")
+
+
+def test_a_metric_of_several_folds_has_its_standard_deviation(meta: dict[str, Any]) -> None:
+    metrics = {"r2": {"mean": 0.71, "sd": 0.04}, "folds": 5}
+    training = {**(meta["training"] or {}), "metrics": metrics}
+
+    page = model_card(on(meta, training=training))
+
+    assert "0.71 (sd 0.04)" in page
+
+
+def test_a_neck_alone_extracts_features() -> None:
+    page = model_card(HeadCheckpoint.from_module(SimplePyramid(64, 8)).meta)
+
+    assert front(page)["pipeline_tag"] == "image-feature-extraction"
 
 
 def check_outside_of_code(body: str) -> None:

@@ -85,6 +85,16 @@ def test_weights_of_files_are_not_taken_on_trust_in_another_dtype() -> None:
         checkpoint.check_backbone(other)
 
 
+def test_the_record_of_a_backbone_is_compared_as_the_backbone_is() -> None:
+    backbone = kit.backbone(seed=0)
+    checkpoint = HeadCheckpoint.from_module(kit.head(), backbone=backbone)
+
+    checkpoint.check_backbone(backbone.record())
+
+    with pytest.raises(CheckpointError, match="seed 1"):
+        checkpoint.check_backbone(kit.backbone(seed=1).record())
+
+
 def test_other_weights_of_the_same_dtype_are_not_blamed_on_it() -> None:
     checkpoint = HeadCheckpoint.from_module(kit.head(), backbone=kit.backbone(seed=0))
 

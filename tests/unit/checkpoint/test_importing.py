@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,20 @@ def test_a_head_predicts_what_the_users_module_predicts(form: str, tmp_path: Pat
     assert torch.allclose(found(x, grid=(2, 3))["mass"][:, 0], source(x), atol=1e-6)
     save_head(tmp_path / "own.safetensors", found)
     assert kit.same(load_head(tmp_path / "own.safetensors")(x, grid=(2, 3)), found(x, grid=(2, 3)))
+
+
+def test_the_prefix_of_a_wrapped_module_is_left_out_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source, x = MLP(), torch.randn(4, 6, WIDTH)
+    wrapped = nn.DataParallel(source)
+    torch.save(wrapped.state_dict(), tmp_path / "m.pth")
+
+    with caplog.at_level(logging.WARNING, logger="dinoneck"):
+        found = import_weights(head(), tmp_path / "m.pth", NAMES)
+
+    assert torch.allclose(found(x, grid=(2, 3))["mass"][:, 0], source(x), atol=1e-6)
+    assert "saved from a wrapped module: 'module.' is taken from all its names" in caplog.text
 
 
 def test_packed_files_are_refused(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from dinoneck import (
     PatchMeanHead,
     Predictor,
     ShapeError,
+    SimplePyramid,
     Task,
     load_backbone,
     load_head,
@@ -37,6 +38,16 @@ from dinoneck.data import Preprocessing
 from dinoneck.detection import Detector
 
 MASS = [Task("mass", unit="g")]
+
+
+def test_views_of_a_module_that_is_no_head_are_only_recorded() -> None:
+    neck = SimplePyramid(64, 8)
+
+    checkpoint = HeadCheckpoint.from_module(neck, backbone=kit.backbone(), tta="flip4")
+
+    assert checkpoint.meta["tta"]["ops"] == "flip4"
+
+
 CLASSES = [Task("crop", dim=3, kind="segmentation")]
 SIZE = (64, 96)
 

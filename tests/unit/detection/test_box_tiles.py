@@ -129,6 +129,17 @@ def test_a_tile_shows_its_pixels_of_the_image(tmp_path: Path) -> None:
     assert target["size"] == (100, 100) and target["image_id"] == 7
 
 
+def test_the_box_of_a_whole_mask_is_the_one_that_the_file_states(tmp_path: Path) -> None:
+    """The mask of the file is smaller than its box, as that of a plant whose stem was left out."""
+    square = [[20, 20, 40, 20, 40, 40, 20, 40]]
+    bbox = [15, 15, 30, 35]
+    file = write(tmp_path, {"bbox": bbox, "segmentation": square, "area": 400})
+
+    tiles = BoxTiles(BoxImages(file, masks=True), TILING)
+
+    assert boxes_of(tiles)[0] == [[15, 15, 45, 50]]
+
+
 def test_a_mask_is_cut_to_each_tile_and_the_box_to_what_is_left_of_it(tmp_path: Path) -> None:
     """The triangle is one pixel high at column 40 and 60 px high at column 160: its box says little of a part."""
     triangle = [[40, 80, 160, 20, 160, 80]]
@@ -252,6 +263,14 @@ def test_tiles_overlap_by_the_longest_box(
     assert detector.tiling is not None
     tiles = box_tiles.tiles_of((100, 500), detector.tiling)
     assert tuple(tile.left for tile in tiles) == expected
+
+
+def test_no_overlap_of_the_tiles_of_a_detector_without_tiles_is_no_tiles() -> None:
+    detector = small_detector()
+
+    detector.use_tiles("auto", 0)
+
+    assert detector.tiling is None
 
 
 def test_a_stated_overlap_counts_alone() -> None:

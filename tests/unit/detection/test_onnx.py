@@ -192,6 +192,22 @@ def test_boxes_are_compared_as_sets() -> None:
     assert (parity.compared, parity.unmatched, parity.box_px) == (4, 0, 2.0)
 
 
+@pytest.mark.parametrize(
+    ("difference", "unmatched"),
+    [
+        pytest.param(0.0004, 0, id="rounding"),
+        pytest.param(0.5, 2, id="another object"),
+    ],
+)
+def test_boxes_with_other_masks_are_no_counterparts(difference: float, unmatched: int) -> None:
+    box = [np.array([[0.0, 0, 9, 9]]), np.array([0.9]), np.array([0])]
+    mask = np.full((1, 3, 3), 0.25)
+
+    parity = compare_boxes([([*box, mask], [*box, mask + difference])], FLOAT32_TOLERANCE)
+
+    assert (parity.compared, parity.unmatched) == (2, unmatched)
+
+
 def test_other_boxes_are_found_out() -> None:
     one = [np.array([[0.0, 0, 9, 9], [5, 5, 8, 8]]), np.array([0.9, 0.01]), np.array([0, 1])]
     fewer = [x[:1] for x in one]

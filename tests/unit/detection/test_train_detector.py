@@ -23,6 +23,7 @@ from tests.unit.training.histories import logged
 
 from dinoneck import Backbone, CheckpointError, DataError, HeadCheckpoint
 from dinoneck.detection import Detector, evaluate_boxes, train_detector, training
+from dinoneck.detection.training import build_detector
 from dinoneck.training import TrainDetectorConfig, engine, folder
 
 pytest.importorskip("pycocotools", reason="needs dinoneck[detection]")
@@ -226,6 +227,49 @@ def test_the_file_of_a_detector_states_the_licence_that_the_run_states(
 
     meta = HeadCheckpoint.load(tmp_path / "run" / "detector.safetensors").meta
     assert meta["license"] == "MIT"
+
+
+def test_held_out_images_are_scored_in_every_second_epoch_where_that_is_asked_for(
+    boxes: Path, tmp_path: Path
+) -> None:
+    config = config_of(boxes, optim={"epochs": 2}, detector={"eval_every": 2})
+
+    train_detector(config, tmp_path / "run")
+
+    lines = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+    assert ["AP" in json.loads(line) for line in lines] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("neck", "expected"),
+    [
+        pytest.param(
+            {"type": "simple_pyramid"},
+            {"out_channels": 128, "scales": [2.0, 1.0, 0.5]},
+            id="a pyramid of scales",
+        ),
+        pytest.param(
+            {"type": "spatial_tuning_adapter"}, {"out_channels": 128}, id="an adapter without"
+        ),
+        pytest.param(
+            {"type": "simple_pyramid", "out_channels": 64, "scales": [2.0, 1.0, 0.5]},
+            {"out_channels": 64},
+            id="stated",
+        ),
+    ],
+)
+def test_the_neck_of_a_detr_has_the_channels_and_the_scales_of_its_encoder(
+    neck: dict[str, Any], expected: dict[str, Any], boxes: Path
+) -> None:
+    pytest.importorskip("transformers")
+    config = config_of(boxes, detector={"name": "dfine", "encoder_layers": 2})
+    config = config.changed(head=neck)
+
+    detector = build_detector(config, ("red", "blue"))
+
+    built = detector.head.config["neck"]["config"]
+    assert {name: built[name] for name in expected} == expected
+    assert detector.head.model.config.encoder_layers == 2
 
 
 @pytest.mark.slow

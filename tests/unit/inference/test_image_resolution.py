@@ -20,6 +20,7 @@ from dinoneck import (
     MaskHead,
     Predictor,
     PyramidHead,
+    ShapeError,
     SimplePyramid,
     Task,
     load_backbone,
@@ -27,7 +28,7 @@ from dinoneck import (
 from dinoneck.data import Preprocessing
 from dinoneck.export import export_model
 from dinoneck.inference import coco_objects, to_frame
-from dinoneck.inference.resolution import UNSEEN, at_image_size
+from dinoneck.inference.resolution import UNSEEN, at_image_size, objects_from_outputs
 from dinoneck.inference.views import VIEWS
 
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
@@ -316,6 +317,61 @@ def test_masks_are_run_lengths_of_coco(kind: str, tiny: Backbone) -> None:
         )
     pytest.importorskip("pandas")
     assert to_frame([row], predictor.tasks)["plant"].tolist() == [len(found)]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", KINDS)
+def test_objects_of_raw_outputs_are_those_of_the_head(kind: str, tiny: Backbone) -> None:
+    head = head_of(kind)
+    predictor = Predictor(head, tiny)
+    image = kit.images(1, 64, 96)[0]
+    [row] = predictor([image])
+    outputs = head(tiny(predictor.preprocess([image])))
+    contents = ("map",) if kind == "centres" else ("classes", "masks")
+    raw: Any = {content: outputs[f"plant.{content}"][0].numpy() for content in contents}
+    task: Any = head.tasks[0]
+
+    found = objects_from_outputs(
+        raw, task, size=(64, 96), recipe=predictor.preprocess, min_score=None
+    )
+
+    if kind == "panoptic":
+        segments, entries = row["plant"]
+        assert np.array_equal(found[0], segments)
+        assert found[1] == [pytest.approx(entry) for entry in entries]
+        return
+    assert np.array_equal(found["masks"], np.asarray(row["plant"]["masks"]))
+    assert np.array_equal(found["labels"], row["plant"]["labels"])
+    np.testing.assert_allclose(found["scores"], row["plant"]["scores"], rtol=1e-5)
+
+
+def test_a_segment_that_lies_in_the_padding_alone_is_left_out() -> None:
+    task: Any = Task("ground", dim=2, kind="panoptic", labels=("soil", "sky"), things=("soil",))
+    recipe = Preprocessing(16, size=(64, 64), resize="pad", **PLAIN)
+    masks = np.full((2, 4, 4), -9.0, np.float32)
+    masks[0, :2] = 9.0  # the image, 32 rows
+    masks[1, 2:] = 9.0  # 32 rows below it
+    classes = np.array([[9.0, 0.0, 0.0], [0.0, 9.0, 0.0]], np.float32)
+
+    segments, entries = objects_from_outputs(
+        {"classes": classes, "masks": masks}, task, size=(32, 64), recipe=recipe, min_score=None
+    )
+
+    assert [entry["category_id"] for entry in entries] == [0]
+    assert segments.shape == (32, 64)
+    assert entries[0]["area"] == (segments == entries[0]["id"]).sum() > 0
+
+
+def test_more_masks_than_objects_are_no_rows_of_coco() -> None:
+    pytest.importorskip("pycocotools")
+    objects = {
+        "masks": np.ones((2, 4, 6), bool),
+        "labels": np.array([0]),
+        "scores": np.array([0.9]),
+    }
+
+    with pytest.raises(ShapeError, match="2 masks, and 1 objects; expected one of each"):
+        coco_objects(objects)
 
 
 @pytest.mark.slow

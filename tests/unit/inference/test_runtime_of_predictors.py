@@ -143,6 +143,19 @@ def test_passes_of_one_backbone_are_announced_together(
     assert announced == [{(32, 48): 2, (64, 48): 2}]
 
 
+def test_images_to_come_are_announced_to_the_detector_of_a_predictor(
+    tmp_path: Path, announced: list[dict[tuple[int, int], int]]
+) -> None:
+    head = DetectionHead("fcos", ("red",), STAPyramid(64, 32))
+    Detector(head, kit.backbone(), size=(64, 96)).save(tmp_path / "d.safetensors")
+    predictor = Predictor(tmp_path / "d.safetensors")
+
+    predictor.expect_images(50)
+    predictor(list(kit.images(2, 64, 96)))
+
+    assert {(64, 96): 50} in announced
+
+
 def test_a_detector_announces_the_size_of_its_features(
     announced: list[dict[tuple[int, int], int]],
 ) -> None:

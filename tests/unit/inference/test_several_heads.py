@@ -27,9 +27,24 @@ from dinoneck import (
     load_backbone,
 )
 from dinoneck.inference import VIEWS
+from dinoneck.inference.alike import difference
 
 CLASSES = Task("soil", dim=2, kind="classification", labels=("wet", "dry"))
 DEPTH, GRAMS = Task("depth", kind="dense", unit="m"), Task("mass", unit="g")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        pytest.param({"a": 1, "b": None}, {"a": 1}, None, id="none and left out"),
+        pytest.param({"a": [{"b": 1}]}, {"a": [{"b": 2}]}, "file.a.0.b: 1 / 2", id="in a list"),
+        pytest.param({"a": 1}, {}, "file.a: 1 / None", id="left out"),
+    ],
+)
+def test_records_differ_where_their_values_do(
+    first: dict[str, Any], second: dict[str, Any], expected: str | None
+) -> None:
+    assert difference(first, second, "file") == expected
 
 
 def checkpoint(

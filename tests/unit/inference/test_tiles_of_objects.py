@@ -356,6 +356,24 @@ def test_an_image_whose_tiles_would_lose_their_sides_is_refused(
         tiling.check_shown((300, 2000), preprocess)
 
 
+def test_a_thing_that_a_better_one_covers_is_no_segment() -> None:
+    small = {"isthing": True, "category_id": 2, "id": 1, "score": 0.7}
+    large = {"isthing": True, "category_id": 3, "id": 1, "score": 0.8}
+    left = np.zeros((100, 100), np.int64)
+    left[40:50, 70:80] = 1
+    right = np.zeros((100, 100), np.int64)
+    right[30:60, 2:40] = 1  # columns 62 to 100 of the image
+
+    tiled = TiledSegments([LEFT, RIGHT], PAIR_SIZE, num_classes=4)
+    tiled.add(LEFT, (left, [small]))
+    tiled.add(RIGHT, (right, [large]))
+    segments, entries = tiled.merged()
+
+    assert [entry["category_id"] for entry in entries] == [3]
+    assert entries[0]["area"] == 30 * 38
+    assert (segments > 0).sum() == 30 * 38
+
+
 def test_stuff_of_two_tiles_is_that_of_the_nearer_middle_and_things_lie_over_it() -> None:
     """The tiles disagree on columns 60 to 100, whose middle is 80; the better of two things is on top."""
     stuff = {"isthing": False, "category_id": 0, "id": 1, "score": 0.9}

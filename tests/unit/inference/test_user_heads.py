@@ -13,15 +13,18 @@ from tests import kit
 from torch import Tensor
 
 from dinoneck import (
+    CheckpointError,
     CLSGatingHead,
     DenseHead,
     HeadEnsemble,
     Predictor,
+    SimplePyramid,
     Task,
     load_head,
     register,
     save_head,
 )
+from dinoneck.detection import DetectionHead
 from dinoneck.heads import Head
 from dinoneck.layers.inputs import TokensLike, as_tokens
 
@@ -153,6 +156,15 @@ def test_a_loaded_head_on_the_meta_device_keeps_its_origin(tmp_path: Path) -> No
     assert origin is not None
     assert moved.trained_on == origin
     assert {(x.device.type, x.dtype) for x in moved.parameters()} == {("meta", torch.float16)}
+
+
+def test_a_detection_head_is_no_head_of_a_predictor_and_the_message_names_its_class() -> None:
+    head = DetectionHead("fcos", ("red",), SimplePyramid(WIDTH, 32))
+
+    with pytest.raises(
+        CheckpointError, match=r"load a detector with dinoneck\.detection\.Detector"
+    ):
+        Predictor(head, kit.backbone())
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -137,6 +137,15 @@ def test_every_class_has_a_colour_also_the_ground() -> None:
     assert len({tuple(colour) for colour in colours}) == 3
 
 
+def test_a_photo_without_strokes_in_a_file_of_strokes_may_be_missing() -> None:
+    photos = fields(2)
+    strokes = document(photos[1], [])
+
+    data = data_of(painting_page(photos[:1], CLASSES, strokes=strokes))
+
+    assert [photo["strokes"] for photo in data["photos"]] == [[]]
+
+
 def test_strokes_are_loaded_for_their_photo() -> None:
     photos = fields(3)
     strokes = [stroke("crop", 4.0, (20.0, 20.0)), stroke(None, 2.0, (20.0, 20.0), (30.0, 20.0))]

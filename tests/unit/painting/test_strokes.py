@@ -306,6 +306,29 @@ def test_classes_to_paint_are_named_once_and_printable() -> None:
     assert "printable" in problem_of_classes(("crop", "we\ned"))
 
 
+def test_a_mask_of_classes_without_that_of_a_stroke_names_it() -> None:
+    stroke = Stroke("weed", 2.0, ((1.0, 1.0),))
+    image = PaintedImage("a.jpg", HASH, height=4, width=4, strokes=(stroke,))
+
+    with pytest.raises(DataError, match=r"a\.jpg.*'weed'"):
+        image.mask(("crop", "soil"))
+
+
+def test_a_stroke_along_a_corner_of_the_photo_paints_what_it_covers_of_it() -> None:
+    """In the middle of its segment the stroke is beyond the corner, a pixel away from the photo."""
+    stroke = Stroke("crop", 1.0, ((-6.0, 12.0), (12.0, -6.0)))
+    beyond = Stroke("crop", 1.0, ((-20.0, 14.0), (14.0, -20.0)))
+
+    masks = [
+        PaintedImage("a", HASH, height=30, width=30, strokes=(one,)).mask(CLASSES)
+        for one in (stroke, beyond)
+    ]
+
+    rows, cols = np.mgrid[:30, :30] + 0.5
+    assert np.array_equal(masks[0] != UNPAINTED, abs(rows + cols - 6) <= 2**0.5)
+    assert (masks[1] == UNPAINTED).all()
+
+
 def test_two_photos_have_two_masks() -> None:
     check_mask_names(["a/1.jpg", "b/1.jpg", "a/1.b.jpg"])
     with pytest.raises(DataError, match=r"'a/1.jpg' and 'a/1.png' would have one mask, a/1.png"):

@@ -363,6 +363,21 @@ def test_a_stored_image_is_not_stored_again_under_the_id_of_another_root(
     assert store.extract(images, root=images).written == ["c"]
 
 
+def test_images_of_a_folder_elsewhere_come_beside_those_that_are_stored(
+    tmp_path: Path, two_layers: Backbone
+) -> None:
+    write_images(tmp_path / "first", ["a.png"])
+    write_images(tmp_path / "second", ["z.png"], seed=5)
+    store = make(tmp_path / "s", two_layers)
+    store.extract(tmp_path / "first")
+
+    extracted = store.extract(tmp_path / "second")
+
+    assert extracted.written == ["z"]
+    assert store.ids == ("a", "z")
+    assert store.verify() == []
+
+
 def test_another_file_at_the_place_of_a_stored_image_is_stored_under_another_root(
     tmp_path: Path, two_layers: Backbone
 ) -> None:
@@ -803,6 +818,22 @@ def test_a_folder_of_npz_files_becomes_a_store(npz: Path, one_layer: FeatureStor
     for view in range(4):
         assert torch.equal(store["c", view].patches[0], one_layer["c", view].patches[0])
         assert torch.equal(store["c", view].cls_token[0], one_layer["c", view].cls_token[0])
+
+
+def test_npz_files_without_cls_tokens_become_a_store_of_patches(
+    one_layer: FeatureStore, tmp_path: Path
+) -> None:
+    patches = one_layer["a"].patches[0]
+    (tmp_path / "npz").mkdir()
+    np.savez(tmp_path / "npz" / "a.npz", patches_0=patches[0].numpy())
+
+    store = FeatureStore.from_npz(tmp_path / "npz", tmp_path / "s", grid=(2, 3), patch_size=16)
+
+    tokens = store["a"]
+    assert tokens.num_cls == tokens.num_registers == 0
+    assert torch.equal(tokens.patches[0], patches)
+    assert store.verify() == []
+    assert "layers=" not in repr(store)  # the files do not state them
 
 
 def test_npz_files_that_were_converted_are_not_converted_again(

@@ -143,6 +143,16 @@ def test_entries_of_new_shards_are_kept_in_memory(before_refresh: FeatureStore, 
     assert (root / "index.sqlite").read_bytes() == written  # readers leave it alone
 
 
+def test_folders_of_images_in_new_shards_are_among_the_folders(
+    before_refresh: FeatureStore, images: Path, other: FeatureStore
+) -> None:
+    [folder_of_other] = other.entries.roots()
+
+    before_refresh.refresh()
+
+    assert before_refresh.entries.roots() == sorted([str(images), folder_of_other])
+
+
 def test_more_new_shards_than_fit_in_memory_are_written_next_to_those_of_the_index(
     before_refresh: FeatureStore, other: FeatureStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,6 +33,22 @@ def test_batches_are_made_where_the_records_are(dtype: str, tmp_path: Path) -> N
     assert all(torch.equal(x, y) for x, y in zip(values, expected.sequence, strict=True))
 
 
+def test_a_training_reads_rows_of_the_records_on_the_device(tmp_path: Path) -> None:
+    write_images(tmp_path / "images", ["a.png", "b.png"])
+    store = make(tmp_path / "store", load_backbone("dinoneck_tiny"))
+    store.extract(tmp_path / "images")
+    expected = store.batch(["b", "a"], [1, 2])
+    with pretend_device():
+        kept = MemoryStore(store, device=NAME)
+        tensors, make_tokens = kept.stored(["b", "a"], [1, 2])
+        tokens = make_tokens(tensors)
+        assert {x.device.type for x in tokens.sequence} == {NAME}
+        values = [x.cpu() for x in tokens.sequence]
+    assert sum(x.numel() for x in tensors) == 2, "the numbers of the rows alone"
+    for x, y in zip(values, expected.sequence, strict=True):
+        assert torch.equal(x, y)
+
+
 def test_a_pass_of_extraction_goes_to_the_device_once(tmp_path: Path) -> None:
     """Into it and out of it once for all its images, and one value is read: whether they are normalised."""
     images = write_images(tmp_path / "images", [f"{i:02}.png" for i in range(40)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
@@ -112,6 +113,29 @@ def test_ten_images_are_computed_again_and_none_for_the_store_s_own_runtime(tmp_
     again.runtime = "torch"
     make(tmp_path / "store", again).extract(paths, tmp_path / "images")
     assert again.computed == 0
+
+
+@pytest.mark.parametrize("is_text", [True, False], ids=["damaged", "missing"])
+def test_stored_images_that_cannot_be_read_any_more_are_not_compared(
+    tmp_path: Path, is_text: bool
+) -> None:
+    _, paths = begun(tmp_path, "fp16", count=2)
+    if is_text:
+        changed = paths[0].stat().st_mtime_ns
+        length = paths[0].stat().st_size
+        paths[0].write_bytes(b"-" * length)
+        os.utime(paths[0], ns=(changed, changed))
+    else:
+        paths[0].unlink()
+    other = make(tmp_path / "store", other_tokens(0.01))
+    same = make(tmp_path / "store", other_tokens(0.0))
+
+    with pytest.raises(StoreError, match="gives other tokens for '01'"):
+        other.extract(paths[:3], tmp_path / "images")
+    report = same.extract(paths[:3], tmp_path / "images")
+
+    assert report.written == ["02"]
+    assert report.unusable == {}
 
 
 def of_one_token(values: Sequence[float], dtype: torch.dtype) -> Tensor:

@@ -62,6 +62,19 @@ def test_unusable_images_change_nothing_of_the_others(
     assert same(with_unusable, without)
 
 
+def test_where_every_image_is_unusable_nothing_is_stored(
+    images: list[Path], tiny: Backbone
+) -> None:
+    """Images keep their own sizes, so the room that they need is that of images that can be read: none."""
+    root = images[0].parent
+    store = make(root.with_name("s"), tiny, image_size=(64, 64), resize="keep")
+
+    extracted = store.extract(images[1:3], root=root, skip_unusable=True)
+
+    assert sorted(extracted.unusable) == ["b", "c"]
+    assert store.ids == ()
+
+
 def test_a_stored_image_may_be_missing_later(images: list[Path], tiny: Backbone) -> None:
     store, _ = extract([images[0], images[3]], tiny)
     images[0].unlink()

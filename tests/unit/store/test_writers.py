@@ -13,8 +13,9 @@ import pytest
 from tests.process_group import ROOT, printed_by
 from tests.unit.store.store_samples import make, same, write_images
 
-from dinoneck import Backbone, FeatureStore
+from dinoneck import Backbone, FeatureStore, StoreError
 from dinoneck.atomic import STALE_AFTER_S
+from dinoneck.store.files import write_first
 
 WORKER = """
 import sys
@@ -126,6 +127,44 @@ def test_without_ray_the_extra_is_named(
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ImportError, match=r"dinoneck\[ray\]"):
         make(tmp_path / "s", tiny).extract(images, engine="ray")
+
+
+def test_hidden_files_of_the_user_stay(images: Path, tiny: Backbone, tmp_path: Path) -> None:
+    store = extracted(tmp_path / "s", images, tiny, "fp16")
+    of_the_user = tmp_path / "s" / ".gitignore"
+    of_the_user.write_text("data/")
+    changed = time.time() - STALE_AFTER_S - 60
+    os.utime(of_the_user, (changed, changed))
+
+    store.extract(images)
+
+    assert of_the_user.read_text() == "data/"
+
+
+def test_of_two_writers_of_one_file_the_first_one_stays(tmp_path: Path) -> None:
+    write_first(tmp_path / "store.json", b"first")
+
+    write_first(tmp_path / "store.json", b"second")
+
+    assert (tmp_path / "store.json").read_bytes() == b"first"
+    assert [file.name for file in tmp_path.iterdir()] == ["store.json"]
+
+
+def test_a_disk_that_gives_back_other_bytes_is_named(
+    images: Path, tiny: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = Path.read_bytes
+
+    def flip_a_bit_of_shards(path: Path) -> bytes:
+        content = read(path)
+        if path.parent.name != "data":
+            return content
+        return content[:-1] + bytes([content[-1] ^ 1])
+
+    monkeypatch.setattr(Path, "read_bytes", flip_a_bit_of_shards)
+
+    with pytest.raises(StoreError, match="has other bytes than were written; check the disk"):
+        extracted(tmp_path / "s", images, tiny, "fp16")
 
 
 @pytest.mark.parametrize(

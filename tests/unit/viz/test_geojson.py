@@ -102,6 +102,31 @@ def test_polygons_cover_the_stored_pixels_of_their_objects(orientation: int, ras
     assert np.array_equal(drawn(rasterio, feature["geometry"], transform, SIZE), stored[2])
 
 
+def test_an_object_without_pixels_has_no_geometry(rasterio: Any) -> None:
+    reference = GeoReference(
+        size=SIZE,
+        orientation=1,
+        crs=rasterio.crs.CRS.from_epsg(32632),
+        transform=rasterio.transform.from_origin(WEST, NORTH, PIXEL, PIXEL),
+        control_points=[],
+        rpcs=None,
+    )
+    objects = {
+        "labels": np.array([0]),
+        "scores": np.array([0.9]),
+        "masks": np.zeros((1, *SIZE), bool),
+    }
+
+    [feature] = feature_collection([PlacedObjects("a", reference, objects)])["features"]
+
+    assert feature["geometry"] is None
+    assert feature["properties"]["score"] == pytest.approx(0.9)
+
+
+def test_no_images_are_a_document_without_features() -> None:
+    assert feature_collection([]) == {"type": "FeatureCollection", "features": []}
+
+
 def test_predict_writes_the_objects_of_geotiffs(rasterio: Any, tmp_path: Path) -> None:
     import rasterio.features
 

@@ -18,7 +18,7 @@ from dinoneck import Task
 from dinoneck.data import Preprocessing
 from dinoneck.data.vector_tiffs import encode_vectors, is_vector_tiff, read_vectors
 from dinoneck.errors import DataError
-from dinoneck.viz import overlay_panel, write_maps
+from dinoneck.viz import ReportEntry, html_report, overlay_panel, write_maps
 from dinoneck.viz.style import NODATA, normal_colours
 
 NORMALS = Task("normals", kind="dense", dim=3, activation="unit")
@@ -77,6 +77,18 @@ def test_a_map_of_normals_is_one_tiff_of_three_bands_of_floats(tmp_path: Path) -
     stored, orientation = read_vectors(file)
     assert np.array_equal(stored, vectors, equal_nan=True)
     assert orientation == 1
+
+
+def test_a_report_explains_the_colours_of_normals() -> None:
+    cells = np.zeros((3, 2, 4), np.float32)
+    cells[2] = 1.0
+    entry = ReportEntry("a.jpg", {"maps": {"normals": cells}}, np.full((32, 64, 3), 100, np.uint8))
+
+    page = html_report([entry], [NORMALS])
+
+    assert (
+        "Normals are blue where a surface faces the camera, green up and red to the left." in page
+    )
 
 
 def test_other_maps_have_folders_beside_it(tmp_path: Path) -> None:

@@ -52,6 +52,18 @@ def test_a_mask_has_an_outline_and_a_light_fill_in_the_colour_of_its_class(in_cr
     assert (pixels[250, 90:98] == 100).all(), "nothing around it"
 
 
+def test_an_object_without_pixels_changes_no_pixel_of_the_others() -> None:
+    objects = {"labels": np.array([1, 0]), "boxes": FOUND["boxes"]}
+    masks = np.stack([LEFT, np.zeros_like(LEFT)])
+    alone = {"labels": np.array([1]), "boxes": FOUND["boxes"][:1], "masks": masks[:1]}
+
+    picture = boxes_panel(GREY, {**objects, "masks": masks}, classes=ANIMALS.labels)
+
+    expected = boxes_panel(GREY, alone, classes=ANIMALS.labels)
+    left = (slice(0, 450), slice(0, 480))
+    assert np.array_equal(np.asarray(picture)[left], np.asarray(expected)[left])
+
+
 def test_objects_with_known_boxes_keep_their_frames() -> None:
     ring = np.zeros((1, 90, 180), bool)
     ring[0, 40:50, 40:50] = True

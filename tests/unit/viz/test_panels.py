@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import math
 import struct
 from pathlib import Path
@@ -21,6 +23,8 @@ from dinoneck.inference import to_frame
 from dinoneck.inference.results import table_row
 from dinoneck.viz import boxes_panel, heat, overlay_panel, pca_panels, pca_rgb, style, write_maps
 from dinoneck.viz.legends import colour_bar
+from dinoneck.viz.overlay import map_pictures
+from dinoneck.viz.panels import small_data_uri
 from dinoneck.viz.pictures import label_corners
 from dinoneck.viz.scales import Scale, outputs, scales, shown_cells
 from dinoneck.viz.style import CLASSES, NODATA, PALETTE, class_colours
@@ -94,6 +98,36 @@ def test_features_of_a_padded_image_lie_over_its_patches(texts: list[str]) -> No
     check_cells(picture(sheet, 0, (64, 96)), expected)
     check_cells(picture(sheet, 1, (64, 96)), pca_rgb(tokens)[0])
     assert any("block 11" in text for text in texts)
+
+
+def test_tokens_made_by_hand_have_a_caption_without_a_block(texts: list[str]) -> None:
+    tokens = Tokens.from_patches(torch.rand(1, 6, 8), grid=(2, 3), patch_size=16)
+
+    pca_panels(torch.rand(3, 32, 48), tokens)
+
+    assert any(text.startswith("tokens ") for text in texts)
+    assert not any("block" in text for text in texts)
+
+
+def test_an_image_wider_than_its_picture_is_smoothed() -> None:
+    """Of single black and white columns nothing is left but grey; the nearest pixel would be one of them."""
+    stripes = np.tile(np.array([0, 255], np.uint8), (640, 480))[..., None].repeat(3, axis=2)
+    tokens = Tokens.from_patches(torch.rand(1, 6, 8), grid=(2, 3), patch_size=320, layers=[1])
+
+    sheet = pca_panels(stripes, tokens)
+
+    seen = picture(sheet, 0, (640, 960))
+    assert seen.min() > 0.3
+    assert seen.max() < 0.7
+
+
+def test_a_picture_that_cannot_be_small_enough_is_as_small_as_its_page_allows() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (600, 900, 3), np.uint8)
+
+    uri = small_data_uri(Image.fromarray(noise), most_bytes=10)
+
+    content = base64.b64decode(uri.partition("base64,")[2])
+    assert Image.open(io.BytesIO(content)).size == (240, 160)
 
 
 # -- boxes
@@ -428,6 +462,75 @@ def test_numbers_from_0_to_1_that_overlap_are_next_to_each_other_in_full_strengt
     assert picture.shape[0] < 450, "two maps of 600 x 300 px"
 
 
+def test_numbers_from_0_to_1_that_overlap_have_a_picture_each_without_rows() -> None:
+    """As in a report on a phone; soil has no colour, and so no picture."""
+    tasks = [Task(name, minimum=0, maximum=1) for name in ("soil", "health", "cover")]
+    maps = {task.name: np.full((1, 2, 4), 0.8) for task in tasks}
+
+    pictures = map_pictures(GREY, {"maps": maps}, tasks, RECIPE, scale={})
+
+    assert [drawing.name for drawing in pictures] == ["health", "cover"]
+    opacity = 0.85 * 0.8**0.8
+    for drawing, colour in zip(pictures, CLASSES, strict=False):
+        expected = 120 + opacity * (np.array(ImageColor.getrgb(colour)) - 120)
+        assert np.abs(np.asarray(drawing.picture)[300, 600] - expected).max() <= 1
+
+
+def test_a_picture_without_its_legend_is_the_map_alone(texts: list[str]) -> None:
+    cells = left_crop_right_weed()
+    values = {"cover": cells.mean(axis=(1, 2)), "kind": np.array([0.2, 0.8]), "mass": 3.0}
+    tasks = [COVER, Task("kind", dim=2, kind="classification"), Task("mass")]
+
+    picture = overlay_panel(GREY, {**values, "maps": {"cover": cells}}, tasks, RECIPE, legend=False)
+
+    assert texts == []
+    assert picture.size == (1200, 600)
+
+
+def test_parts_of_a_whole_without_a_map_beyond_twelve_are_counted(texts: list[str]) -> None:
+    task = Task("parts", kind="ratio", dim=15)
+
+    overlay_panel(GREY, {"parts": np.full(15, 1 / 15)}, [task], RECIPE)
+
+    assert len(texts) == 13
+    assert texts[-1] == "and 3 more"
+
+
+def test_one_share_is_drawn_as_it_is_and_not_as_all_of_a_whole() -> None:
+    task = Task("cover", kind="dense", shares=True)
+    [output] = outputs([task])
+
+    shown = shown_cells([output], np.array([[[0.25, 1.5, -1.0]]]))
+
+    assert shown.tolist() == [[[0.25, 1.0, 0.0]]]
+
+
+def test_the_bar_of_a_class_among_thousands_is_empty() -> None:
+    task = Task("kind", dim=4000, kind="classification")
+
+    picture = np.asarray(overlay_panel(GREY, {"kind": np.full(4000, 1 / 4000)}, [task], RECIPE))
+
+    bar = picture[600:]
+    colours_of_bar = {tuple(colour) for colour in bar[:4, 20:].reshape(-1, 3).tolist()}
+    assert colours_of_bar == {style.BAR}
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        pytest.param(torch.full((32, 64), 100, dtype=torch.uint8), id="a tensor of two axes"),
+        pytest.param(torch.full((1, 32, 64), 100, dtype=torch.uint8), id="a tensor of one channel"),
+        pytest.param(np.full((32, 64), 100, np.uint8), id="an array of two axes"),
+    ],
+)
+def test_a_grey_image_is_drawn_as_one_of_three_equal_channels(image: Any) -> None:
+    cells = left_crop_right_weed()
+
+    picture = drawn(COVER, cells, image=image)
+
+    assert np.array_equal(picture, drawn(COVER, cells))
+
+
 def test_an_index_without_a_map_is_a_number_and_not_percent(texts: list[str]) -> None:
     index = Task("ndvi", minimum=0, maximum=1)
 
@@ -632,6 +735,18 @@ def test_classes_are_written_as_a_palette_png(tmp_path: Path) -> None:
     )
 
 
+def test_many_classes_are_written_as_a_grey_png_of_16_bits(tmp_path: Path) -> None:
+    mask = np.random.RandomState(0).randint(-1, 300, (33, 65))
+    species = Task("species", dim=300, kind="segmentation")
+
+    [file] = write_maps(tmp_path, "a", {"species": mask}, [species])
+
+    with Image.open(file) as image:
+        stored = np.asarray(image)
+    assert stored.dtype == np.uint16
+    assert np.array_equal(stored, np.where(mask == -1, 65535, mask))
+
+
 def test_values_are_written_as_tiffs_of_32_bits(tmp_path: Path) -> None:
     depth = np.random.RandomState(0).rand(1, 33, 65).astype(np.float32)
     depth[0, 0, 0] = np.nan
@@ -788,6 +903,36 @@ def test_the_maps_of_a_turned_geotiff_lie_where_its_stored_pixels_lie(
         assert values.bounds == image.bounds
         assert values.transform == image.transform
         assert np.array_equal(values.read(1), image.read(1))
+
+
+@pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")  # of rasterio and affine
+def test_the_normals_of_a_turned_geotiff_are_directions_of_its_stored_pixels(
+    tmp_path: Path,
+) -> None:
+    """Orientation 6: what is shown is what is stored, turned clockwise by a quarter."""
+    rasterio = pytest.importorskip("rasterio")
+    position = {
+        "crs": "EPSG:32633",
+        "transform": rasterio.transform.from_origin(500_000, 5_000_000, 0.5, 0.5),
+    }
+    size = {"height": 5, "width": 7, "count": 1}
+    with rasterio.open(
+        tmp_path / "a.tif", "w", driver="GTiff", dtype="uint8", **size, **position
+    ) as file:
+        file.write(np.zeros((5, 7), np.uint8), 1)
+    with_orientation(tmp_path / "a.tif", 6)
+    normals = Task("normals", kind="dense", dim=3, activation="unit")
+    up_in_the_picture = np.zeros((3, 7, 5), np.float32)
+    up_in_the_picture[1] = 1.0
+
+    [written] = write_maps(
+        tmp_path / "maps", "a", {"normals": up_in_the_picture}, [normals], tmp_path / "a.tif"
+    )
+
+    with rasterio.open(written) as vectors:
+        stored = vectors.read()
+    # up in the picture is left in the stored pixels, where x counts to the left
+    assert np.array_equal(stored, np.broadcast_to([[[1.0]], [[0.0]], [[0.0]]], (3, 5, 7)))
 
 
 @pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")  # of rasterio and affine
