@@ -767,6 +767,7 @@ NOTES = f"<PAMDataset>{BAND}</PAMDataset>"
         pytest.param(NOTES.encode("utf-8-sig"), id="UTF-8 with a mark"),
         pytest.param(NOTES.encode("utf-16"), id="UTF-16"),
         pytest.param(NOTES.encode("utf-16-be"), id="UTF-16 without a mark"),
+        pytest.param(NOTES.encode("utf-16-le"), id="UTF-16 without a mark, low byte first"),
         pytest.param(
             f'<?xml version="1.0" encoding="ISO-8859-1"?><!-- h\xf6he -->{NOTES}'.encode("latin-1"),
             id="latin-1",

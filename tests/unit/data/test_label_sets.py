@@ -264,6 +264,15 @@ def test_class_values_that_contradict_are_refused(options: dict[str, Any], named
         DenseLabels(**options)
 
 
+def test_class_values_are_read_beside_a_value_that_the_file_marks(tmp_path: Path) -> None:
+    values = np.array([[0, 9, 255]], np.uint8)
+    file = write_tiff(tmp_path / "m.tif", values, tags=nodata_tag("9"))
+
+    indices = DenseLabels(class_values=(0, 255)).indices(file, ONE_PIXEL)
+
+    assert indices[0].tolist() == [[0, -1, 1]]
+
+
 def test_a_class_value_that_the_file_marks_is_refused(tmp_path: Path) -> None:
     file = write_tiff(tmp_path / "m.tif", mask(0, 255), tags=nodata_tag("0"))
     with pytest.raises(DataError, match=r"m.tif.*GDAL_NODATA marks 0.*class_values"):

@@ -13,6 +13,8 @@ from PIL import Image
 
 from dinoneck import DataError
 from dinoneck.data import PanopticImages
+from dinoneck.data.coco_entries import CocoSegment
+from dinoneck.data.segment_checks import check_segments
 
 SIZE = HEIGHT, WIDTH = 10, 14
 SKY = 259  # red 3, green 1
@@ -427,6 +429,42 @@ def test_an_entry_of_segments_that_repeats_another_one_is_dropped(tmp_path: Path
 
     assert np.array_equal(data.pixels(0), PIXELS)
     assert data.repaired == {"entries that repeat an earlier one, dropped": 1}
+
+
+def test_a_category_of_equal_name_without_segments_is_dropped(tmp_path: Path) -> None:
+    file = written(tmp_path, Image.fromarray(COLOURS))
+    content = json.loads(file.read_text())
+    content["categories"].append({"id": 77, "name": "cell", "isthing": 1})
+    file.write_text(json.dumps(content))
+
+    data = PanopticImages(file, tmp_path)
+
+    assert data.classes == ("sky", "cell")
+    assert np.array_equal(data.pixels(0), PIXELS)
+
+
+def test_one_segment_of_many_beside_its_bbox_is_named_and_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    png_ids = np.arange(1, 25).repeat(4, axis=0).reshape(6, 4, 4).transpose(1, 0, 2).reshape(4, 24)
+    segments = []
+    for segment_id in range(1, 25):
+        rows, columns = np.nonzero(png_ids == segment_id)
+        bbox = [
+            int(columns.min()),
+            int(rows.min()),
+            int(np.ptp(columns)) + 1,
+            int(np.ptp(rows)) + 1,
+        ]
+        segments.append(CocoSegment(id=segment_id, category_id=1, bbox=bbox))
+    segments[5].bbox = [20, 30, 9, 9]
+
+    with caplog.at_level(logging.WARNING, "dinoneck"):
+        check_segments(png_ids, segments, tmp_path / "segments.png")
+
+    [line] = caplog.messages
+    assert "segments.png: 1 of 24 segments contradict their bbox" in line
+    assert line.endswith("The pixels are used as they are")
 
 
 def test_ids_of_segments_may_be_texts_or_whole_floats(tmp_path: Path) -> None:
