@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,14 +28,14 @@ from dinoneck import (
     Tokens,
     load_backbone,
 )
-from dinoneck.data import Pasture, Views
+from dinoneck.data import Pasture, Preprocessing, Views
 from dinoneck.data.table import Table
 from dinoneck.losses import Composition, CompositionLoss, TaskLoss, UncertaintyWeighting
 from dinoneck.metrics import class_counts, class_iou, confusion_matrix
 from dinoneck.training import MemoryTokens, Recipe, TrainConfig, fit, r2
 from dinoneck.training.batches import BatchReader, BatchRows
 from dinoneck.training.engine import TIMES
-from dinoneck.training.masks import read_maps
+from dinoneck.training.masks import Maps, read_maps
 from dinoneck.training.problem import fitted, read_problem
 from dinoneck.training.samples import Samples, Targets
 
@@ -44,84 +44,210 @@ PARTS = Composition(
 )
 
 
-def test_it_learns_and_repeats_bit_for_bit() -> None:
-    """The target is the share of patches of one kind, on tokens with a large common part."""
+@dataclass
+class FittedHeads:
+    """Heads that learned the share of patches of one kind from the first 32 of 48 images."""
+
+    shares: np.ndarray
+    source: MemoryTokens
+    first: PatchMeanHead
+    same_seed: PatchMeanHead
+    other_seed: PatchMeanHead
+
+
+@pytest.fixture(scope="module")
+def fitted_heads() -> FittedHeads:
+    """The kind of a patch shows in its token next to a large common part."""
     random = np.random.RandomState(0)
-    kinds = random.rand(48, 24) < random.rand(48, 1)
-    sign, y, ids = (
-        np.where(kinds[..., None], 0.5, -0.5),
-        kinds.mean(axis=1),
-        [str(i) for i in range(48)],
-    )
-    patches = 5 * random.randn(16) + sign * random.randn(16) + 0.1 * random.randn(48, 24, 16)
-    source = MemoryTokens(
-        ids, Tokens.from_patches(torch.tensor(patches).float(), grid=(4, 6), patch_size=16)
-    )
-    heads = []
-    for seed in (0, 0, 1):
-        torch.manual_seed(0)
-        module = PatchMeanHead(
-            16, [Task("share", transform=TargetTransform().fit(y[:32]))], hidden_dim=16
-        )
-        fit(module, source, {"share": y}, target_ids=ids, ids=ids[:32], lr=1e-3, seed=seed)
-        heads.append(module)
-    assert r2(y[32:], heads[0].predict(source.batch(ids[32:]))["share"][:, 0].numpy()) > 0.95
-    assert not heads[0].training
-    assert torch.equal(flat(heads[0]), flat(heads[1])) and not torch.equal(
-        flat(heads[0]), flat(heads[2])
+    is_kind = random.rand(48, 24) < random.rand(48, 1)
+    signs = np.where(is_kind[..., None], 0.5, -0.5)
+    common = 5 * random.randn(16)
+    direction = random.randn(16)
+    noise = 0.1 * random.randn(48, 24, 16)
+    patches = torch.tensor(common + signs * direction + noise).float()
+    ids = [str(i) for i in range(48)]
+    source = MemoryTokens(ids, Tokens.from_patches(patches, grid=(4, 6), patch_size=16))
+    shares = is_kind.mean(axis=1)
+    return FittedHeads(
+        shares=shares,
+        source=source,
+        first=fit_shares(source, shares, seed=0),
+        same_seed=fit_shares(source, shares, seed=0),
+        other_seed=fit_shares(source, shares, seed=1),
     )
 
 
-def test_history_holds_the_losses_also_of_tasks_named_like_other_numbers(tmp_path: Path) -> None:
-    module = head(Task("loss"), Task("epoch", weight=0.5))
-    split = {"ids": IDS[:4], "val_ids": IDS[4:], "epochs": 5}
-    history = run(module, targets={"loss": Y, "epoch": 2 * Y}, out=tmp_path, **split)
-    parts = {"loss", "loss/loss", "loss/epoch"}
-    validated = {f"val_{name}" for name in parts} | {"val_r2", "val_r2/loss", "val_r2/epoch"}
-    assert [set(row) for row in history] == [parts | validated | {*TIMES}] * 5
-    assert all(row[name] > 0 for row in history for name in TIMES)
-    assert history[-1]["loss"] < history[0]["loss"]
-    assert history[0]["loss"] == pytest.approx(
-        history[0]["loss/loss"] + history[0]["loss/epoch"], rel=1e-5
+def fit_shares(source: MemoryTokens, shares: np.ndarray, seed: int) -> PatchMeanHead:
+    torch.manual_seed(0)
+    task = Task("share", transform=TargetTransform().fit(shares[:32]))
+    module = PatchMeanHead(16, [task], hidden_dim=16)
+    fit(
+        module,
+        source,
+        targets={"share": shares},
+        target_ids=source.ids,
+        ids=source.ids[:32],
+        lr=1e-3,
+        seed=seed,
     )
-    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert lines == [{"epoch": epoch, **row} for epoch, row in enumerate(history)]
+    return module
+
+
+def test_it_learns_the_share_of_patches_of_one_kind(fitted_heads: FittedHeads) -> None:
+    held_out = fitted_heads.source.batch(fitted_heads.source.ids[32:])
+
+    shares = fitted_heads.first.predict(held_out)["share"][:, 0].numpy()
+
+    assert r2(fitted_heads.shares[32:], shares) > 0.95
+
+
+def test_a_fitted_head_is_ready_to_predict(fitted_heads: FittedHeads) -> None:
+    assert not fitted_heads.first.training
+
+
+def test_it_repeats_bit_for_bit_with_the_same_seed(fitted_heads: FittedHeads) -> None:
+    assert torch.equal(flat(fitted_heads.first), flat(fitted_heads.same_seed))
+
+
+def test_another_seed_gives_other_weights(fitted_heads: FittedHeads) -> None:
+    assert not torch.equal(flat(fitted_heads.first), flat(fitted_heads.other_seed))
+
+
+@dataclass
+class LoggedRun:
+    history: list[dict[str, float]]
+    log: list[dict[str, float]]
+
+
+@pytest.fixture(scope="module")
+def logged_run(tmp_path_factory: pytest.TempPathFactory) -> LoggedRun:
+    """Five epochs of two tasks that are named like other numbers of the history."""
+    folder = tmp_path_factory.mktemp("run")
+    history = run(
+        head(Task("loss"), Task("epoch", weight=0.5)),
+        targets={"loss": Y, "epoch": 2 * Y},
+        ids=IDS[:4],
+        val_ids=IDS[4:],
+        epochs=5,
+        out=folder,
+    )
+    lines = (folder / "log.jsonl").read_text().splitlines()
+    return LoggedRun(history=history, log=[json.loads(line) for line in lines])
+
+
+def test_history_names_losses_and_scores_of_tasks_named_like_other_numbers(
+    logged_run: LoggedRun,
+) -> None:
+    names = {
+        "loss",
+        "loss/loss",
+        "loss/epoch",
+        "val_loss",
+        "val_loss/loss",
+        "val_loss/epoch",
+        "val_r2",
+        "val_r2/loss",
+        "val_r2/epoch",
+        *TIMES,
+    }
+
+    assert [set(row) for row in logged_run.history] == [names] * 5
+
+
+def test_history_holds_times_above_zero(logged_run: LoggedRun) -> None:
+    for row in logged_run.history:
+        for name in TIMES:
+            assert row[name] > 0
+
+
+def test_the_loss_falls(logged_run: LoggedRun) -> None:
+    assert logged_run.history[-1]["loss"] < logged_run.history[0]["loss"]
+
+
+def test_the_loss_is_the_sum_of_those_of_the_tasks(logged_run: LoggedRun) -> None:
+    row = logged_run.history[0]
+
+    assert row["loss"] == pytest.approx(row["loss/loss"] + row["loss/epoch"], rel=1e-5)
+
+
+def test_the_log_holds_the_history_and_the_numbers_of_its_epochs(logged_run: LoggedRun) -> None:
+    expected = [{"epoch": epoch, **row} for epoch, row in enumerate(logged_run.history)]
+
+    assert logged_run.log == expected
+
+
+CLASSES = np.array([0, 1, 2, 0, 1, 2])
+
+
+def head_of_classes(ignore_index: int) -> PatchMeanHead:
+    return head(Task("c", dim=3, kind="classification", ignore_index=ignore_index))
 
 
 def test_an_ignored_class_may_be_any_number() -> None:
-    trained, classes = {}, np.array([0, 1, 2, 0, 1, 2])
+    trained = {}
     for ignored in (255, 7):
-        trained[ignored] = head(Task("c", dim=3, kind="classification", ignore_index=ignored))
-        run(
-            trained[ignored],
-            targets={"c": np.where(classes == 2, ignored, classes).astype(np.uint8)},
-        )
+        classes = np.where(CLASSES == 2, ignored, CLASSES).astype(np.uint8)
+        trained[ignored] = head_of_classes(ignored)
+        run(trained[ignored], targets={"c": classes})
+
     assert torch.equal(flat(trained[255]), flat(trained[7]))
+
+
+def test_a_target_of_ignored_classes_alone_is_refused() -> None:
     with pytest.raises(DataError, match="'c'"):
-        run(trained[7], targets={"c": classes * 0 + 7})
+        run(head_of_classes(7), targets={"c": np.full_like(CLASSES, 7)})
 
 
-def test_ids_in_sets_and_numbers_of_numpy_are_taken_and_values_that_are_not_used_may_be_anything() -> (
-    None
-):
-    expected = without_times(
-        run(epochs=2, batch_size=3, lr=0.5, seed=3, ids=IDS[:4], val_ids=IDS[4:5])
+@pytest.fixture(scope="module")
+def plain_history() -> list[dict[str, float]]:
+    """The run that the calls below spell in other types."""
+    history = run(epochs=2, batch_size=3, lr=0.5, seed=3, ids=IDS[:4], val_ids=IDS[4:5])
+    return without_times(history)
+
+
+@pytest.mark.parametrize(
+    ("ids", "val_ids"),
+    [
+        pytest.param(np.array(IDS[:4]), np.array(IDS[4:5]), id="arrays"),
+        pytest.param(set(IDS[:4]), frozenset(IDS[4:5]), id="sets"),
+    ],
+)
+def test_ids_may_be_arrays_or_sets(
+    ids: Any, val_ids: Any, plain_history: list[dict[str, float]]
+) -> None:
+    history = run(epochs=2, batch_size=3, lr=0.5, seed=3, ids=ids, val_ids=val_ids)
+
+    assert without_times(history) == plain_history
+
+
+def test_options_may_be_numbers_of_numpy(plain_history: list[dict[str, float]]) -> None:
+    history = run(
+        epochs=np.int64(2),
+        batch_size=np.int32(3),
+        lr=np.float32(0.5),
+        seed=np.int64(3),
+        ids=IDS[:4],
+        val_ids=IDS[4:5],
     )
-    numbers = {
-        "epochs": np.int64(2),
-        "batch_size": np.int32(3),
-        "lr": np.float32(0.5),
-        "seed": np.int64(3),
-    }
-    for ids, val_ids in (
-        (np.array(IDS[:4]), np.array(IDS[4:5])),
-        (set(IDS[:4]), frozenset(IDS[4:5])),
-    ):
-        unused = np.where(np.arange(6) == 5, -np.inf, Y)
-        assert (
-            without_times(run(**numbers, ids=ids, val_ids=val_ids, targets={"y": unused}))
-            == expected
-        )
+
+    assert without_times(history) == plain_history
+
+
+def test_values_that_are_not_used_may_be_anything(plain_history: list[dict[str, float]]) -> None:
+    values = Y.copy()
+    values[5] = -np.inf
+
+    history = run(
+        targets={"y": values},
+        epochs=2,
+        batch_size=3,
+        lr=0.5,
+        seed=3,
+        ids=IDS[:4],
+        val_ids=IDS[4:5],
+    )
+
+    assert without_times(history) == plain_history
 
 
 def changed(freeze: bool) -> dict[str, Any]:
@@ -152,16 +278,29 @@ class OtherWeighting(UncertaintyWeighting):
 @pytest.mark.parametrize(
     ("first", "second", "named"),
     [
-        (dict, lambda: changed(freeze=False), "trained.extra."),
-        (dict, lambda: changed(freeze=True), "trained.mlps.0.hidden."),
-        (dict, lambda: {"source": MemoryTokens(IDS, tokens(seed=1))}, "run.tokens"),
-        (dict, lambda: {"targets": {"y": Y[::-1]}}, "ids and targets"),
-        (dict, lambda: {"lr": 2e-3}, "recipe.lr: 0.001 / 0.002"),
-        (lambda: weighted((0.2, 0.4, 0.4)), lambda: weighted((0.2, 0.3, 0.5)), "loss"),
-        (
+        pytest.param(dict, lambda: changed(freeze=False), "trained.extra.", id="a layer more"),
+        pytest.param(
+            dict, lambda: changed(freeze=True), "trained.mlps.0.hidden.", id="a frozen layer"
+        ),
+        pytest.param(
+            dict,
+            lambda: {"source": MemoryTokens(IDS, tokens(seed=1))},
+            "run.tokens",
+            id="tokens",
+        ),
+        pytest.param(dict, lambda: {"targets": {"y": Y[::-1]}}, "ids and targets", id="targets"),
+        pytest.param(dict, lambda: {"lr": 2e-3}, "recipe.lr: 0.001 / 0.002", id="recipe"),
+        pytest.param(
+            lambda: weighted((0.2, 0.4, 0.4)),
+            lambda: weighted((0.2, 0.3, 0.5)),
+            "loss",
+            id="weights in the loss",
+        ),
+        pytest.param(
             lambda: balanced(UncertaintyWeighting),
             lambda: balanced(OtherWeighting),
             "OtherWeighting",
+            id="weighting",
         ),
     ],
 )
@@ -171,9 +310,12 @@ def test_a_changed_head_loss_recipe_or_sample_is_another_run(
     run(**first(), out=tmp_path)
     run(**first(), out=tmp_path)
     content = (tmp_path / "state.pt").read_bytes()
-    with pytest.raises(CheckpointError) as refused:
+
+    with pytest.raises(CheckpointError) as raised:
         run(**second(), out=tmp_path)
-    assert named in str(refused.value) and "--no-resume" in str(refused.value)
+
+    assert named in str(raised.value)
+    assert "--no-resume" in str(raised.value)
     assert (tmp_path / "state.pt").read_bytes() == content
 
 
@@ -225,6 +367,7 @@ def test_values_that_are_no_numbers_are_named_once(values: Any, beginning: str) 
 def test_targets_of_a_composition_are_refused() -> None:
     settings = composed([PARTS])
     settings["targets"]["plant"] = np.ones((6, 3))
+
     with pytest.raises(ConfigError, match="'plant'"):
         run(**settings)
 
@@ -241,13 +384,12 @@ class Unbounded(PatchMeanHead):
 def test_weights_that_are_not_finite_are_neither_kept_nor_returned(
     clip_norm: float | None, tmp_path: Path
 ) -> None:
+    module = Unbounded(8, [Task("y")], hidden_dim=4)
+    recipe = Recipe(clip_norm=clip_norm)
+
     with pytest.raises(DataError, match=r"loss is nan in epoch 0.* lr 0\.001"):
-        run(
-            Unbounded(8, [Task("y")], hidden_dim=4),
-            batch_size=6,
-            recipe=Recipe(clip_norm=clip_norm),
-            out=tmp_path,
-        )
+        run(module, batch_size=6, recipe=recipe, out=tmp_path)
+
     assert not (tmp_path / "state.pt").exists()
 
 
@@ -255,17 +397,17 @@ ROWS, COLS, WIDTH, IMAGES = 4, 5, 12, 24
 fit_maps = partial(fit, epochs=40, batch_size=8, lr=1e-2, recipe=Recipe(ema_decay=None))
 
 
-def cells(layers: int = 1) -> tuple[MemoryTokens, np.ndarray]:
+def cells() -> tuple[MemoryTokens, np.ndarray]:
     """Images whose cells hold a value that their tokens show, next to a large common part; (n, 1, rows, cols)."""
     random = np.random.RandomState(0)
     values = random.rand(IMAGES, ROWS * COLS, 1)
-    common, own = 3.0 * random.randn(WIDTH), random.randn(WIDTH)
-    shown = common + values * own + 0.02 * random.randn(IMAGES, ROWS * COLS, WIDTH)
-    patches = [torch.tensor(shown, dtype=torch.float32)] * layers
-    tokens = Tokens.from_patches(patches, grid=(ROWS, COLS), patch_size=16, layers=range(layers))
-    return MemoryTokens([str(i) for i in range(IMAGES)], tokens), values.reshape(
-        IMAGES, 1, ROWS, COLS
-    )
+    common = 3.0 * random.randn(WIDTH)
+    direction = random.randn(WIDTH)
+    noise = 0.02 * random.randn(IMAGES, ROWS * COLS, WIDTH)
+    patches = torch.tensor(common + values * direction + noise, dtype=torch.float32)
+    tokens = Tokens.from_patches([patches], grid=(ROWS, COLS), patch_size=16, layers=[0])
+    source = MemoryTokens([str(i) for i in range(IMAGES)], tokens)
+    return source, values.reshape(IMAGES, 1, ROWS, COLS)
 
 
 def dense_head(*tasks: Task) -> DenseHead:
@@ -277,131 +419,249 @@ def predicted(head: Any, source: MemoryTokens, name: str = "ndvi") -> np.ndarray
     return head.predict(source.batch(source.ids))[name].numpy()
 
 
-def test_a_dense_head_learns_every_cell_and_nothing_from_map_without_weight() -> None:
+@dataclass
+class DenseRuns:
+    """Maps (n, 1, rows, cols) of heads that were trained on the first 16 images."""
+
+    values: np.ndarray
+    without_weight: np.ndarray
+    missing: np.ndarray
+
+
+@pytest.fixture(scope="module")
+def dense_runs() -> DenseRuns:
+    """The same cells count for nothing: once they have weight 0 and a huge value, once they are NaN."""
     source, values = cells()
-    weight = (np.random.RandomState(1).rand(IMAGES, ROWS, COLS) > 0.3).astype(np.float32)
-    poisoned = np.where(weight[:, None] > 0, values, 1e9)
-    head, clean = dense_head(), dense_head()
-    known = {"target_ids": source.ids, "ids": source.ids[:16]}
-    fit_maps(head, source, {"ndvi": poisoned}, weights={"ndvi": weight}, **known)
-    assert r2(values[16:].ravel(), predicted(head, source)[16:].ravel()) > 0.9
-    fit_maps(clean, source, {"ndvi": np.where(weight[:, None] > 0, values, np.nan)}, **known)
-    assert np.array_equal(predicted(head, source), predicted(clean, source)), (
-        "NaN and weight 0 are the same"
+    counts = np.random.RandomState(1).rand(IMAGES, ROWS, COLS) > 0.3
+    split = {"target_ids": source.ids, "ids": source.ids[:16]}
+
+    poisoned = np.where(counts[:, None], values, 1e9)
+    weights = {"ndvi": counts.astype(np.float32)}
+    weighted_head = dense_head()
+    fit_maps(weighted_head, source, {"ndvi": poisoned}, weights=weights, **split)
+
+    gaps = np.where(counts[:, None], values, np.nan)
+    gap_head = dense_head()
+    fit_maps(gap_head, source, {"ndvi": gaps}, **split)
+
+    return DenseRuns(
+        values=values,
+        without_weight=predicted(weighted_head, source),
+        missing=predicted(gap_head, source),
     )
+
+
+def test_a_dense_head_learns_every_cell(dense_runs: DenseRuns) -> None:
+    held_out = dense_runs.values[16:].ravel()
+
+    assert r2(held_out, dense_runs.without_weight[16:].ravel()) > 0.9
+
+
+def test_cells_without_weight_are_the_same_as_missing_cells(dense_runs: DenseRuns) -> None:
+    assert np.array_equal(dense_runs.without_weight, dense_runs.missing)
 
 
 def test_weights_pull_towards_heavy_cells() -> None:
     source, values = cells()
-    constant = replace(source.tokens, sequence=(torch.zeros_like(source.tokens.sequence[0]),))
-    flat = MemoryTokens(source.ids, constant)
+    zeros = torch.zeros_like(source.tokens.sequence[0])
+    constant = MemoryTokens(source.ids, replace(source.tokens, sequence=(zeros,)))
     values[:, :, 0, 0] = 2.0
     weight = np.ones((IMAGES, ROWS, COLS), np.float32)
     weight[:, 0, 0] = 50.0
+    weighted_mean = (values[:, 0] * weight).sum() / weight.sum()
     head = DenseHead(WIDTH, [Task("ndvi", kind="dense")], 4, depth=0)
-    options: dict[str, Any] = {"target_ids": source.ids, "epochs": 200, "lr": 3e-2}
-    fit_maps(head, flat, {"ndvi": values}, weights={"ndvi": weight}, **options)
-    wanted = (values[:, 0] * weight).sum() / weight.sum()
-    assert predicted(head, flat).mean() == pytest.approx(wanted, abs=0.05)
-    assert abs(values.mean() - wanted) > 0.5
+
+    fit_maps(
+        head,
+        constant,
+        {"ndvi": values},
+        weights={"ndvi": weight},
+        target_ids=source.ids,
+        epochs=200,
+        lr=3e-2,
+    )
+
+    assert predicted(head, constant).mean() == pytest.approx(weighted_mean, abs=0.05)
+    assert abs(values.mean() - weighted_mean) > 0.5, "the weights make a difference"
 
 
 def test_weights_without_the_name_of_their_task_are_refused() -> None:
     source, values = cells()
     weight: Any = np.ones((IMAGES, ROWS, COLS), np.float32)
+
     with pytest.raises(DataError, match="ndarray; expected a DataFrame, or name -> {id: value}"):
         fit(dense_head(), source, {"ndvi": values}, weights=weight, target_ids=source.ids)
 
 
-def test_segmentation_from_pixels_and_from_shares() -> None:
+def pixels_of(cell_classes: np.ndarray) -> np.ndarray:
+    """The class of a cell in each of its 4 x 4 pixels."""
+    return cell_classes.repeat(4, axis=1).repeat(4, axis=2)
+
+
+def test_segmentation_learns_from_pixels() -> None:
     source, values = cells()
     classes = (values[:, 0] > 0.5).astype(np.int64)
-    pixels = classes.repeat(4, axis=1).repeat(4, axis=2)
+    pixels = pixels_of(classes)
     pixels[:, :2] = -1
+    head = dense_head(Task("class", dim=2, kind="segmentation"))
+
+    fit_maps(head, source, {"class": pixels}, target_ids=source.ids, ids=source.ids[:16])
+
+    found = predicted(head, source, "class")[16:].argmax(axis=1)
+    assert (found == classes[16:]).mean() > 0.9
+
+
+def test_segmentation_learns_from_shares() -> None:
+    source, values = cells()
     shares = np.concatenate([1 - values, values], axis=1)
     shares[0, :, 0, 0] = np.nan
-    head, soft = (dense_head(Task("class", dim=2, kind="segmentation")) for _ in range(2))
-    for own, labels in ((head, pixels), (soft, shares)):
-        fit_maps(own, source, {"class": labels}, target_ids=source.ids, ids=source.ids[:16])
-    assert (predicted(head, source, "class")[16:].argmax(axis=1) == classes[16:]).mean() > 0.9
-    assert r2(values[16:].ravel(), predicted(soft, source, "class")[16:, 1].ravel()) > 0.9
+    head = dense_head(Task("class", dim=2, kind="segmentation"))
+
+    fit_maps(head, source, {"class": shares}, target_ids=source.ids, ids=source.ids[:16])
+
+    found = predicted(head, source, "class")[16:, 1]
+    assert r2(values[16:].ravel(), found.ravel()) > 0.9
 
 
-def test_validation_scores_masks_by_their_mean_iou() -> None:
-    """The last row agrees with a confusion matrix of the predictions, of labels of pixels and of shares."""
-    source, values = cells()
-    classes = (values[:, 0] > 0.5).astype(np.int64)
-    pixels = classes.repeat(4, axis=1).repeat(4, axis=2)
+def fit_and_score_masks(targets: np.ndarray) -> tuple[float, torch.Tensor]:
+    """The mean IoU of the history, and the maps (n, 2, rows, cols) of the images that it is of."""
+    source, _ = cells()
+    head = dense_head(Task("class", dim=2, kind="segmentation", ignore_index=2))
+    history = fit_maps(
+        head,
+        source,
+        {"class": targets},
+        target_ids=source.ids,
+        ids=source.ids[:16],
+        val_ids=source.ids[16:],
+        epochs=1,
+        lr=1e-3,
+    )
+    maps = torch.tensor(predicted(head, source, "class")[16:])
+    return history[-1]["val_mean_iou/class"], maps
+
+
+def mean_iou_of(maps: torch.Tensor, true: np.ndarray) -> float:
+    """By a confusion matrix of the maps at the size of the true classes; -1 counts for nothing."""
+    resized = torch.nn.functional.interpolate(maps, true.shape[1:], mode="bilinear")
+    matrix = confusion_matrix(true, resized.argmax(dim=1), num_classes=2)
+    return float(np.nanmean(class_iou(class_counts(matrix))))
+
+
+def test_validation_scores_masks_of_pixels_by_their_mean_iou() -> None:
+    _, values = cells()
+    pixels = pixels_of((values[:, 0] > 0.5).astype(np.int64))
     pixels[:, 0, 0] = 2  # one of the pixels of a cell: the class of the cell stays
     pixels[18, 4:8, :4] = 2  # a cell without any pixel that counts
+    true = np.where(pixels[16:] == 2, -1, pixels[16:])
+
+    mean_iou, maps = fit_and_score_masks(pixels)
+
+    assert mean_iou == pytest.approx(mean_iou_of(maps, true))
+
+
+def test_validation_scores_masks_of_shares_by_their_mean_iou() -> None:
+    _, values = cells()
+    classes = (values[:, 0] > 0.5).astype(np.int64)
     shares = np.stack([classes == 0, classes == 1], axis=1) * 1.0
     shares[18, :, 1, 0] = np.nan
-    task = Task("class", dim=2, kind="segmentation", ignore_index=2)
-    for targets in (pixels, shares):
-        head = dense_head(task)
-        options: dict[str, Any] = {
-            "ids": source.ids[:16],
-            "val_ids": source.ids[16:],
-            "epochs": 1,
-            "lr": 1e-3,
-        }
-        row = fit_maps(head, source, targets={"class": targets}, target_ids=source.ids, **options)[
-            -1
-        ]
-        true = (
-            pixels[16:]
-            if targets is pixels
-            else np.where(np.isnan(shares[16:, 0]), 2, classes[16:])
-        )
-        true = np.where(true == 2, -1, true)
-        maps = torch.tensor(predicted(head, source, "class")[16:])
-        found = torch.nn.functional.interpolate(maps, true.shape[1:], mode="bilinear").argmax(dim=1)
-        matrix = confusion_matrix(true, found, num_classes=2)
-        assert row["val_mean_iou/class"] == pytest.approx(
-            np.nanmean(class_iou(class_counts(matrix)))
-        )
+    true = classes[16:].copy()
+    true[18 - 16, 1, 0] = -1
+
+    mean_iou, maps = fit_and_score_masks(shares)
+
+    assert mean_iou == pytest.approx(mean_iou_of(maps, true))
 
 
 def run_of_masks(classes: tuple[str, ...], **groups: Any) -> TrainConfig:
     return TrainConfig.from_dict({"data": {"labels": "labels", "classes": list(classes)}, **groups})
 
 
-def test_maps_of_a_table_are_shares_of_its_masks() -> None:
+@dataclass
+class MaskTable:
+    """Three made-up pictures of 32 x 64 pixels with masks of four classes, and a run that reads them."""
+
+    frame: pd.DataFrame
+    table: Table
+    preprocess: Preprocessing
+    config: TrainConfig
+
+
+@pytest.fixture(scope="module")
+def mask_table() -> MaskTable:
     frame = Pasture(seed=0, size=(32, 64)).table(range(3))
-    table = Table.from_frame(frame)
-    preprocess = load_backbone("dinoneck_tiny").preprocess
-    config = run_of_masks(("soil", "clover", "dead", "green"))
-    maps = read_maps(config.data, table, preprocess)
-    assert (maps.names, maps.values.shape) == (config.data.classes, (3, 4, 2, 4))
-    assert maps.weight.tolist() == torch.full((3, 2, 4), 256.0).tolist()
-    first = frame["labels"].iloc[0]
-    assert maps.values[0, 3, 1, 2].item() == pytest.approx((first[16:32, 32:48] == 3).mean())
-    assert maps.read_pixels(0)[0].tolist() == first.tolist()
-    [task] = [
-        task
-        for task in fitted(read_problem(config, table, preprocess), np.array([0, 1]))
-        if task.kind == "dense"
-    ]
-    assert task.transform is not None
-    assert task.transform.mean == pytest.approx(
-        maps.values[:2].double().mean(dim=(0, 2, 3)).tolist()
+    return MaskTable(
+        frame=frame,
+        table=Table.from_frame(frame),
+        preprocess=load_backbone("dinoneck_tiny").preprocess,
+        config=run_of_masks(("soil", "clover", "dead", "green")),
     )
-    wrong = replace(table, masks=[np.zeros((16, 64), np.uint8)] * 3)
+
+
+@pytest.fixture(scope="module")
+def mask_maps(mask_table: MaskTable) -> Maps:
+    return read_maps(mask_table.config.data, mask_table.table, mask_table.preprocess)
+
+
+def test_maps_of_a_table_have_a_channel_per_class(mask_table: MaskTable, mask_maps: Maps) -> None:
+    assert mask_maps.names == mask_table.config.data.classes
+    assert mask_maps.values.shape == (3, 4, 2, 4)
+
+
+def test_maps_of_a_table_are_shares_of_its_masks(mask_table: MaskTable, mask_maps: Maps) -> None:
+    first = mask_table.frame["labels"].iloc[0]
+    green_share = (first[16:32, 32:48] == 3).mean()
+
+    assert mask_maps.values[0, 3, 1, 2].item() == pytest.approx(green_share)
+
+
+def test_weights_of_maps_of_a_table_are_the_pixels_of_a_cell(mask_maps: Maps) -> None:
+    assert mask_maps.weight.tolist() == torch.full((3, 2, 4), 256.0).tolist()
+
+
+def test_maps_of_a_table_read_its_masks(mask_table: MaskTable, mask_maps: Maps) -> None:
+    first = mask_table.frame["labels"].iloc[0]
+
+    assert mask_maps.read_pixels(0)[0].tolist() == first.tolist()
+
+
+def test_the_transform_of_maps_is_fitted_on_the_rows_of_training(
+    mask_table: MaskTable, mask_maps: Maps
+) -> None:
+    problem = read_problem(mask_table.config, mask_table.table, mask_table.preprocess)
+
+    tasks = fitted(problem, np.array([0, 1]))
+
+    [dense] = [task for task in tasks if task.kind == "dense"]
+    means = mask_maps.values[:2].double().mean(dim=(0, 2, 3))
+    assert dense.transform is not None
+    assert dense.transform.mean == pytest.approx(means.tolist())
+
+
+def test_masks_of_another_size_than_their_pictures_are_refused(mask_table: MaskTable) -> None:
+    small = replace(mask_table.table, masks=[np.zeros((16, 64), np.uint8)] * 3)
+
     with pytest.raises(DataError, match=r"16x64.*32x64"):
-        read_maps(config.data, wrong, preprocess)
+        read_maps(mask_table.config.data, small, mask_table.preprocess)
 
 
 def test_missing_values_count_for_nothing_in_the_loss() -> None:
     """With all samples in one step, training is that of the known samples alone."""
     recipe = Recipe(ema_decay=None, standardise_tokens=False)
-    source, known = MemoryTokens(IDS, tokens()), [0, 1, 3, 5]
-    gaps = np.where(np.isin(range(6), known), Y, np.nan)
-    whole, part = head(), head()
-    one = run(whole, source, targets={"y": gaps}, batch_size=6, epochs=3, recipe=recipe)
-    other = run(part, source, ids=[IDS[i] for i in known], batch_size=4, epochs=3, recipe=recipe)
-    assert [row["loss"] for row in one] == pytest.approx([row["loss"] for row in other], rel=1e-5)
-    for x, y in zip(whole.parameters(), part.parameters(), strict=True):
-        torch.testing.assert_close(x, y)
+    source = MemoryTokens(IDS, tokens())
+    gaps = Y.copy()
+    gaps[[2, 4]] = np.nan
+    known_ids = [IDS[0], IDS[1], IDS[3], IDS[5]]
+    of_gaps = head()
+    of_known = head()
+
+    history = run(of_gaps, source, targets={"y": gaps}, batch_size=6, epochs=3, recipe=recipe)
+    expected = run(of_known, source, ids=known_ids, batch_size=4, epochs=3, recipe=recipe)
+
+    losses = [row["loss"] for row in history]
+    assert losses == pytest.approx([row["loss"] for row in expected], rel=1e-5)
+    for weight, expected_weight in zip(of_gaps.parameters(), of_known.parameters(), strict=True):
+        torch.testing.assert_close(weight, expected_weight)
 
 
 VIEW_IMAGES = 6
@@ -452,37 +712,49 @@ def test_labels_of_a_cell_follow_the_image() -> None:
     assert torch.equal(wanted["mean"], values["mean"][[4, 1, 0, 5]])
 
 
-def test_every_sample_meets_every_view_in_training_and_its_own_image_in_validation() -> None:
+@pytest.fixture(scope="module")
+def asked_views() -> list[list[int]]:
+    """The views of each batch of a run that trains on 4 images and validates on 2."""
     source = Flipped()
     torch.manual_seed(0)
-    head = PatchMeanHead(4, [Task("x")], hidden_dim=4)
-    recipe = Recipe(standardise_tokens=False)
-    split = {"target_ids": source.ids, "ids": source.ids[:4], "val_ids": source.ids[4:]}
     fit(
-        head,
+        PatchMeanHead(4, [Task("x")], hidden_dim=4),
         source,
         {"x": np.arange(VIEW_IMAGES) * 1.0},
+        target_ids=source.ids,
+        ids=source.ids[:4],
+        val_ids=source.ids[4:],
         epochs=30,
         batch_size=4,
-        recipe=recipe,
-        **split,
+        recipe=Recipe(standardise_tokens=False),
     )
-    trained = [views for views in source.asked if len(views) == 4]
-    for place in range(4):
-        assert {views[place] for views in trained} == {0, 1, 2, 3}
-    assert all(views == [0, 0] for views in source.asked if len(views) == 2)
+    return source.asked
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_every_place_of_a_batch_meets_every_view_in_training(
+    place: int, asked_views: list[list[int]]
+) -> None:
+    trained = [views for views in asked_views if len(views) == 4]
+
+    assert {views[place] for views in trained} == {0, 1, 2, 3}
+
+
+def test_every_sample_meets_its_own_image_in_validation(asked_views: list[list[int]]) -> None:
+    validated = [views for views in asked_views if len(views) == 2]
+
+    assert validated
+    for views in validated:
+        assert views == [0, 0]
 
 
 def test_classes_of_a_table_are_those_of_the_head() -> None:
     table = pd.DataFrame({"y": pd.Categorical(["no", "yes", "?"] * 2)}, index=IDS)
-    with pytest.raises(
-        DataError, match=r"has the class '\?', such as that of 's2'; expected one of yes, no"
-    ):
-        run(
-            head(Task("y", dim=2, kind="classification", labels=("yes", "no"))),
-            targets=table,
-            target_ids=None,
-        )
+    task = Task("y", dim=2, kind="classification", labels=("yes", "no"))
+    message = r"has the class '\?', such as that of 's2'; expected one of yes, no"
+
+    with pytest.raises(DataError, match=message):
+        run(head(task), targets=table, target_ids=None)
 
 
 def test_a_state_with_a_damaged_tensor_is_refused(tmp_path: Path) -> None:
