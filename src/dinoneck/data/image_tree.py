@@ -96,13 +96,6 @@ class ImageFolder:
         """Return the paths of all images, relative to the folder and without their suffixes."""
         return {_stem(file.relative_to(self.path)) for file in self.all_images()}
 
-    def holds(self, suffix: str) -> bool:
-        """Whether it holds a file with this suffix that is no image, at any depth."""
-        for folder in self.all_folders():
-            if any(file.suffix.lower() == suffix for file in folder.others):
-                return True
-        return False
-
 
 def _stem(path: Path) -> str:
     """A path without its suffix, composed (NFC)."""

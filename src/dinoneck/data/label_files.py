@@ -283,13 +283,13 @@ def _from_pil(image: Image.Image, name: str) -> LabelRaster:
     transparent = image.info.get("transparency") if image.format == "PNG" else None
     palette = _palette_of(image)
     values = stored_range.restore(_values_of(image))
-    is_hidden = None
-    if transparent is not None and image.mode not in ("P", "PA"):
-        is_hidden = _has_colour(values, transparent)
     alpha = None
     if image.mode in ("LA", "PA", "RGBA"):
         alpha = values[..., -1]
         values = values[..., :-1]
+    is_hidden = None
+    if transparent is not None and image.mode not in ("P", "PA"):
+        is_hidden = _has_colour(values, transparent)
     return LabelRaster(
         name,
         values,

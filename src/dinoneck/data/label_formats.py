@@ -84,7 +84,7 @@ def _problem_of_deep_colours(image: Image.Image) -> str:
 
 def _problem_of_format(image: Image.Image) -> str:
     arguments = tile_arguments(image)
-    has_form = image.format == "PPM" or (image.format == "BMP" and image.mode in ("L", "RGB"))
+    has_form = image.format == "PPM" or (image.format == "BMP" and image.mode not in ("1", "P"))
     if has_form and not arguments:
         return "was decoded before, and how its numbers are stored is not known any more; pass its path"
     if image.format == "PPM" and image.mode == "1":
@@ -106,8 +106,6 @@ def _problem_of_format(image: Image.Image) -> str:
 def _is_exact_bitmap(image: Image.Image, arguments: tuple[Any, ...]) -> bool:
     if image.mode in ("1", "P"):
         return True
-    if not arguments:
-        return False
     if image.mode == "L":
         # 4 bits of grey, which Pillow takes for 8, have rows of half as many bytes
         bytes_of_row = arguments[1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple, Self
@@ -118,10 +117,6 @@ class ImageRecipe:
                 f"std is {self.std}; expected one number per channel, as many as the mean "
                 f"{self.mean} has"
             )
-        for name in ("mean", "std"):
-            values = getattr(self, name)
-            if not all(map(math.isfinite, values)):
-                raise ConfigError(f"{name} is {values}; expected finite numbers")
         if min(self.std) <= 0:
             raise ConfigError(f"std is {self.std}; expected positive numbers")
         if self.size is not None and not 1 <= min(self.size) <= max(self.size) <= LARGEST_SIDE:

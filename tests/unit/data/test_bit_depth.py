@@ -63,6 +63,9 @@ PARTIAL = [
     pytest.param(with_offset(14000, 12), ["14000", "18095"], id="12 bits and 14000"),
     pytest.param(with_pixels(with_offset(32768, 12), 0, 1), ["36863"], id="offset, one dead"),
     pytest.param(
+        with_pixels(with_offset(32768, 12), 1000, 1), ["offset", "36"], id="offset, one dark"
+    ),
+    pytest.param(
         with_pixels(with_offset(32768, 12), 0, 300), ["offset", "bits=16"], id="offset, black edge"
     ),
     pytest.param(

@@ -730,6 +730,21 @@ def test_boxes_that_leave_the_image_by_rounding_are_read(
     assert not messages
 
 
+def test_masks_without_boxes_that_leave_the_image_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    beyond = {"segmentation": outline_of((150, 60, 200, 80))}
+
+    [line] = [
+        line
+        for line in warnings_of(tmp_path, [*outlined(), beyond], caplog)
+        if "over the edge" in line
+    ]
+
+    assert "the masks of 1 of 13 objects reach over the edge of their image" in line
+    assert "such as the segmentation [[150, 60, 200, 60" in line
+
+
 def test_few_boxes_that_leave_the_image_are_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

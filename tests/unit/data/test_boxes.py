@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import gc
 import logging
 import math
 import pickle
@@ -439,3 +440,37 @@ def test_a_dataset_travels_to_worker_processes(tmp_path: Path) -> None:
         assert torch.equal(image, expected_image)
         assert torch.equal(target["boxes"], expected_target["boxes"])
         assert torch.equal(target["labels"], expected_target["labels"])
+
+
+# Without masks, and Python's garbage collector
+# ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        pytest.param(lambda data: data.mask_crops(0), id="crops"),
+        pytest.param(lambda data: data.pixels(0), id="pixels"),
+    ],
+)
+def test_masks_that_were_not_read_are_refused_with_the_option(
+    read: Callable[[BoxImages], object], tmp_path: Path
+) -> None:
+    data = BoxImages(write(tmp_path, content()))
+
+    with pytest.raises(DataError, match="the masks were not read; make the dataset with masks="):
+        read(data)
+
+
+@pytest.mark.parametrize("is_enabled", [True, False], ids=["enabled", "disabled"])
+def test_reading_leaves_the_garbage_collector_as_it_was(is_enabled: bool, tmp_path: Path) -> None:
+    file = write(tmp_path, content())
+    was_enabled = gc.isenabled()
+    try:
+        gc.enable() if is_enabled else gc.disable()
+
+        BoxImages(file)
+
+        assert gc.isenabled() is is_enabled
+    finally:
+        gc.enable() if was_enabled else gc.disable()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dinoneck.data.cells import is_number
+from dinoneck.data.cells import is_number, label_of
 
 NUMBERS = [
     pytest.param("0", id="zero"),
@@ -32,3 +32,17 @@ def test_a_number_that_float64_holds_is_a_number(text: str) -> None:
 @pytest.mark.parametrize("text", NO_NUMBERS)
 def test_other_texts_are_no_numbers(text: str) -> None:
     assert not is_number(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        pytest.param("crop", "crop", id="a word"),
+        pytest.param("1e999", "1e999", id="no number of float64"),
+        pytest.param("2.0", "2", id="a whole number"),
+        pytest.param("0.50", "0.5", id="zeros behind"),
+        pytest.param("-0", "0", id="minus zero"),
+    ],
+)
+def test_a_label_has_one_spelling_of_a_number(text: str, label: str) -> None:
+    assert label_of(text) == label

@@ -134,3 +134,32 @@ def test_training_compares_its_classes_with_the_list(
     maps = read_maps(data, table, Preprocessing(patch_size=16, size=(32, 32)))
     assert maps.names == ("background", "weed", "crop")
     assert [line for line in lines_of(caplog) if "'weed' is read as 1, before 'crop'" in line]
+
+
+def test_the_numbers_of_nnunet_may_be_keys(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = json.dumps({"labels": {"0": "background", "1": "crop", "2": "weed"}})
+    mask = mask_beside(tmp_path, "dataset.json", content)
+
+    warn_of_class_lists([mask], ["background", "weed", "crop"], None)
+
+    [line] = lines_of(caplog)
+    assert "dataset.json numbers the classes otherwise than they are named" in line
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param("no notes", id="damaged"),
+        pytest.param("<PAMDataset><Metadata/></PAMDataset>", id="without names"),
+    ],
+)
+def test_notes_of_gdal_that_name_no_class_say_nothing(
+    content: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    mask = mask_beside(tmp_path, "masks/0.png.aux.xml", content)
+
+    warn_of_class_lists([mask], ["background", "weed", "crop"], None)
+
+    assert not caplog.records

@@ -238,6 +238,31 @@ def test_annotations_of_images_of_another_size_are_counted(
     assert "with 40x30 px" in line
 
 
+def test_sizes_in_annotations_are_not_compared_with_those_that_the_file_lacks(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def change(sample: dict[str, Any]) -> None:
+        set_annotations(width=[80, 80, 40, 40], height=[60, 60, 30, 30])(sample)
+        del sample["images"][0]["width"]
+
+    lines = lines_of(tmp_path, change, caplog)
+
+    assert not [line for line in lines if "another size" in line]
+
+
+def test_sizes_in_an_annotation_without_a_box_are_not_compared(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def change(sample: dict[str, Any]) -> None:
+        set_annotations(width=[10, 40, 40, 40], height=[8, 30, 30, 30])(sample)
+        del sample["annotations"][0]["bbox"]
+        sample["annotations"][0]["segmentation"] = [[2, 3, 12, 3, 12, 11, 2, 11]]
+
+    lines = lines_of(tmp_path, change, caplog)
+
+    assert not [line for line in lines if "another size" in line]
+
+
 # The form of boxes
 # ------------------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from tests.unit.data.box_samples import HEIGHT, WIDTH, content, write
 
 from dinoneck import DataError
 from dinoneck.data import BoxImages, PanopticImages
+from dinoneck.data.coco_entries import name_entry
 
 # pycocotools 2.0.11 with NumPy 2
 Change = Callable[[dict[str, Any]], Any]
@@ -179,6 +180,11 @@ def test_a_flag_that_is_true_marks_a_crowd_region(tmp_path: Path) -> None:
     data = opened(tmp_path, lambda sample: sample["annotations"][0].update(iscrowd=True))
 
     assert data.skipped == {"crowd": 1}
+
+
+def test_categories_without_names_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"categories.*name"):
+        opened(tmp_path, remove("categories", "name"))
 
 
 def test_category_names_may_be_numbers(tmp_path: Path) -> None:
@@ -527,6 +533,7 @@ TEXTS: list[tuple[str, bytes, str]] = [
     ("FiftyOne", b'{"classes": [], "labels": {}}', "FiftyOne"),
     ("Darwin", b'{"version": "2", "item": {}, "annotations": []}', "Darwin"),
     ("JSON-MIN", b'[{"image": "a.png", "id": 1, "annotation_id": 2}]', "JSON-MIN"),
+    ("a list", b'[{"x": 1}, {"x": 2}]', "holds a list of 2 entries; expected a COCO JSON"),
     ("a number of 5000 digits", b'{"images": ' + b"7" * 5000 + b"}", "JSON"),
     (
         "a list twice",
@@ -753,6 +760,26 @@ def test_a_key_that_repeats_its_value_or_is_not_read_may_occur_twice(tmp_path: P
     assert [data[i][1]["boxes"].tolist() for i in range(3)] == CORNERS
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        pytest.param('"images"', '"info": {"a": 1}, "info": {"b": 2}, "images"', id="of the file"),
+        pytest.param('"iscrowd": 0', '"iscrowd": 0, "note": 1, "note": 2', id="of a box"),
+    ],
+)
+def test_a_key_that_is_not_read_may_have_two_values(old: str, new: str, tmp_path: Path) -> None:
+    data = BoxImages(spelled(tmp_path, old, new))
+
+    assert [data[i][1]["boxes"].tolist() for i in range(3)] == CORNERS
+
+
+def test_run_lengths_that_are_there_twice_are_refused(tmp_path: Path) -> None:
+    segmentation = '"segmentation": {"size": [30, 40], "counts": [1200], "counts": [0, 1200]}'
+
+    with pytest.raises(DataError, match=r"has counts twice, .*; keep the right one"):
+        BoxImages(spelled(tmp_path, '"iscrowd": 0', f'"iscrowd": 0, {segmentation}'))
+
+
 def test_a_name_that_licences_have_twice_is_not_read(tmp_path: Path) -> None:
     licence = '"licenses": [{"id": 1, "name": "a", "name": "b"}], "categories"'
     file = spelled(tmp_path, '"categories"', licence)
@@ -905,6 +932,22 @@ def test_the_option_of_the_folder_is_named_where_images_are_not_found(tmp_path: 
     assert BoxImages(file, tmp_path / "b").ids == (10, 11, 12)
 
 
+def test_a_folder_that_was_named_has_no_second_option(tmp_path: Path) -> None:
+    file = write(tmp_path, content())
+    (tmp_path / "empty").mkdir()
+
+    with pytest.raises(DataError) as refused:
+        BoxImages(file, images=tmp_path / "empty")
+
+    assert "The option for it" not in str(refused.value)
+    assert str(tmp_path / "empty") in str(refused.value)
+
+
+def test_an_entry_is_named_by_its_place_and_its_id() -> None:
+    assert name_entry("annotations", 3) == "annotations[3]"
+    assert name_entry("annotations", 3, 69) == "annotations[3] (id 69)"
+
+
 def test_annotations_inside_of_images_are_refused(tmp_path: Path) -> None:
     def change(sample: dict[str, Any]) -> None:
         sample["images"][0]["annotations"] = sample["annotations"][:2]
@@ -974,6 +1017,25 @@ def test_annotations_may_name_the_files_of_their_images(
     assert [data[i][1]["boxes"].tolist() for i in range(3)] == CORNERS
     assert data.ids == (10, 11, 12)
     assert data.repaired == {"image_id written as the name of the file": 4}
+
+
+def test_annotations_may_name_some_of_their_images_and_number_others(tmp_path: Path) -> None:
+    def change(sample: dict[str, Any]) -> None:
+        sample["annotations"][0]["image_id"] = "0.png"
+
+    data = opened(tmp_path, change)
+
+    assert [data[i][1]["boxes"].tolist() for i in range(3)] == CORNERS
+    assert data.repaired == {"image_id written as the name of the file": 1}
+
+
+def test_names_of_images_are_not_looked_for_where_an_image_has_none(tmp_path: Path) -> None:
+    def change(sample: dict[str, Any]) -> None:
+        set_all("annotations", "image_id", name_of)(sample)
+        del sample["images"][2]["file_name"]
+
+    with pytest.raises(DataError, match="file_name"):
+        opened(tmp_path, change)
 
 
 SHUFFLED = {10: "12.png", 11: "10.png", 12: "11.png"}

@@ -337,6 +337,19 @@ def test_other_pictures_of_one_name_and_pairs_of_one_group_are_not_counted(
     assert not caplog.records
 
 
+def test_pictures_of_16_bits_are_not_compared_with_those_of_8(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for i in range(3):
+        shapes(i).save(tmp_path / f"{i}.jpg")
+        grey = np.asarray(shapes(i).convert("L")).astype(np.uint16)
+        Image.fromarray(grey * 257).save(tmp_path / f"{i}.png")
+
+    warn_of_changed_copies(sorted(tmp_path.iterdir()))
+
+    assert not caplog.records
+
+
 def test_class_folders_name_pictures_in_two_formats(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -285,3 +285,21 @@ def test_whole_numbers_in_two_cells_are_read_where_no_other_reading_fits(
     file = read_csv_file(tmp_path / "t.csv")
 
     assert file.rows == [expected]
+
+
+def test_the_line_that_names_the_separator_is_taken_where_no_column_is_known(
+    tmp_path: Path,
+) -> None:
+    file = write(tmp_path, "sep=|\na|b\n1|2\n")
+
+    table = read_csv_file(file)
+
+    assert table.header == ["a", "b"]
+    assert table.rows == [["1", "2"]]
+
+
+def test_a_file_of_the_line_that_names_the_separator_alone_is_refused(tmp_path: Path) -> None:
+    file = write(tmp_path, "sep=;\n")
+
+    with pytest.raises(DataError, match=r"cells\.csv"):
+        read_csv_file(file, ["image"])

@@ -138,6 +138,19 @@ def test_exif_that_cannot_be_read_is_ignored_with_a_warning(
     assert "EXIF" in warned[0]
 
 
+def test_an_image_in_memory_whose_exif_cannot_be_read_is_named_as_such(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    image = Image.open(io.BytesIO(with_blocks(b"Exif\0\0II")))
+
+    with caplog.at_level(logging.WARNING):
+        pixels = read_pixels(image)
+
+    assert pixels.shape == (3, 27, 41)
+    [record] = caplog.records
+    assert record.getMessage().startswith("a PIL image: EXIF cannot be read and is ignored")
+
+
 @pytest.mark.parametrize("suffix", ["png", "webp"])
 def test_junk_exif_of_other_formats_is_ignored(suffix: str, tmp_path: Path) -> None:
     image = drawn("RGB")
@@ -252,6 +265,17 @@ def test_a_png_that_was_filled_up_with_zeros_is_refused(mode: str, tmp_path: Pat
         file.write_bytes(content[:length] + bytes(400))
         with pytest.raises(DataError, match=r"a\.png"):
             read_pixels(file)
+
+
+def test_a_whole_png_that_zeros_follow_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "a.png"
+    busy().save(file)
+    expected = read_pixels(file)
+    file.write_bytes(file.read_bytes() + bytes(400))
+
+    pixels = read_pixels(file)
+
+    assert torch.equal(pixels, expected)
 
 
 # What is no picture

@@ -227,3 +227,39 @@ def test_an_array_with_an_alpha_channel_is_read_without_it() -> None:
     pixels = read_pixels(array)
 
     assert np.array_equal(pixels.permute(1, 2, 0), array[..., :3])
+
+
+def test_the_size_of_a_tensor_of_many_bands_is_that_of_its_last_axes() -> None:
+    assert read_image_size(torch.zeros(5, 8, 9)) == (8, 9)
+
+
+def test_the_size_of_an_array_of_many_bands_is_that_of_its_first_axes() -> None:
+    assert read_image_size(np.zeros((8, 9, 6), np.float32)) == (8, 9)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64])
+def test_a_tensor_of_another_dtype_is_refused(dtype: torch.dtype) -> None:
+    image = torch.zeros(3, 8, 9, dtype=dtype)
+
+    with pytest.raises(DataError, match=str(dtype)):
+        read_pixels(image)
+
+
+def test_floats_of_more_than_64_bits_are_read() -> None:
+    image = np.linspace(0, 1, 3 * 8 * 9).reshape(8, 9, 3).astype(np.longdouble)
+
+    pixels = read_pixels(image)
+
+    assert torch.equal(pixels, read_pixels(image.astype(np.float32)))
+
+
+def test_a_jpeg_with_bytes_between_its_segments_is_read(road: list[str], tmp_path: Path) -> None:
+    plain = tmp_path / "plain.jpg"
+    drawn("RGB").save(plain)
+    content = plain.read_bytes()
+    start = content.index(b"\xff\xdb")
+    (tmp_path / "junk.jpg").write_bytes(content[:start] + b"\0\0" + content[start:])
+
+    pixels = read_pixels(tmp_path / "junk.jpg")
+
+    assert torch.equal(pixels, read_pixels(plain))

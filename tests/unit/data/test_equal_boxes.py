@@ -153,6 +153,24 @@ def test_many_equal_boxes_take_little_memory(tmp_path: Path) -> None:
     assert data.skipped == {"twice": 19_999}
 
 
+def test_of_very_many_equal_boxes_masks_that_differ_in_their_numbers_are_two(
+    tmp_path: Path,
+) -> None:
+    entries = [{"segmentation": [[20, 12, 50, 12, 50, 36, 20, 36 - i / 1000]]} for i in range(310)]
+
+    data = BoxImages(written(tmp_path, entries))
+
+    assert data.numbers == {6: 310}
+
+
+def test_very_many_boxes_of_one_column_are_compared(tmp_path: Path) -> None:
+    entries = [{"bbox": [10, i / 10, 8, 6]} for i in range(310)]
+
+    data = BoxImages(written(tmp_path, entries))
+
+    assert data.numbers == {6: 310}
+
+
 def test_masks_that_cannot_be_read_do_not_make_equal_boxes_one(tmp_path: Path) -> None:
     entries: list[dict[str, Any]] = [{"segmentation": "?"}, {"segmentation": "!"}]
 

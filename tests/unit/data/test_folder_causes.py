@@ -93,6 +93,15 @@ def test_a_test_part_of_one_class_says_why_it_is_not_read(tmp_path: Path) -> Non
     assert "has no labels" not in text
 
 
+def test_a_test_part_without_class_folders_is_said_to_have_no_labels(tmp_path: Path) -> None:
+    touched(tmp_path, "train/a/0.jpg", "train/b/1.jpg", "val/a/2.jpg", "val/b/3.jpg", "test/4.jpg")
+    data = read_data_folder(tmp_path)
+
+    text = describe(data, table_of_folder(data))
+
+    assert text.endswith(f"; {tmp_path}/test has no labels and is not read")
+
+
 def test_pictures_made_of_images_beside_them_are_the_cause(tmp_path: Path) -> None:
     drawn(tmp_path, "RGB", "p0_rgb.png", "p1_rgb.png", colours=150)
     drawn(tmp_path, "L", "p0_label.png", "p1_label.png", "p0_fg.png", "p1_fg.png", colours=2)

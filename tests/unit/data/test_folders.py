@@ -20,7 +20,7 @@ from dinoneck.cli.arguments import list_images
 from dinoneck.data import read_folders, read_masks
 from dinoneck.data.folder_texts import data_files
 from dinoneck.data.folders import table_of_folder
-from dinoneck.data.layout import Content, read_data_folder
+from dinoneck.data.layout import Content, masks_in, read_data_folder
 from dinoneck.data.sources import list_pictures
 from dinoneck.data.walk import walk
 from dinoneck.store import image_ids
@@ -1592,3 +1592,35 @@ def test_files_of_the_other_folder_are_named(tmp_path: Path) -> None:
     assert f"{tmp_path / 'y'} has no mask for 1 image of {tmp_path / 'x'}: 2_a" in message
     assert f"{tmp_path / 'x'} has no image for 2 masks of {tmp_path / 'y'}: 2_b, 3" in message
     assert "--csv" in message
+
+
+def test_a_part_of_images_without_masks_is_not_read_as_labelled(tmp_path: Path) -> None:
+    names = ["images/train/0.jpg", "images/val/1.jpg", "images/test/2.jpg"]
+    masks = ["masks/train/0.png", "masks/val/1.png"]
+
+    data = read_data_folder(touched(tmp_path, *names, *masks))
+
+    assert list(data.parts) == ["train", "val"]
+    assert data.unread_part is not None
+    assert data.unread_part.content.kind == "images"
+    assert data.unread_part.content.images == tmp_path / "images/test"
+
+
+@pytest.mark.parametrize(
+    ("masks", "images"),
+    [
+        pytest.param("masks", "images", id="of a folder beside"),
+        pytest.param("others", None, id="of no folder"),
+        pytest.param("images/deeper", None, id="deeper"),
+    ],
+)
+def test_a_folder_of_masks_is_paired_with_the_folder_beside_it(
+    masks: str, images: str | None, tmp_path: Path
+) -> None:
+    drawn(tmp_path, "RGB", "images/0.jpg", "images/1.jpg", colours=150)
+    drawn(tmp_path, "L", "masks/0.png", "masks/1.png")
+    drawn(tmp_path, "L", "others/a.png")
+
+    found = masks_in(tmp_path, tmp_path / masks)
+
+    assert found == (None if images is None else tmp_path / images)

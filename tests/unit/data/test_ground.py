@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
+from tests.unit.data.tiff_files import write_tiff
 
 from dinoneck.data import read_folders, read_masks
 from dinoneck.data.ground import Place, read_place, warn_of_other_places, warn_of_overlaps
@@ -20,6 +21,7 @@ from dinoneck.training.table import table_of
 SIZE = (40, 60)  # height and width of all files, in pixels
 DOUBLE = 12
 SHORT = 3
+TEXT_OF_KEYS = 34737
 
 
 def geotiff(
@@ -31,8 +33,9 @@ def geotiff(
     system: int = 32632,
     is_point: bool = False,
     matrix: Sequence[float] | None = None,
+    note: str = "",
 ) -> Path:
-    """Write a GeoTIFF of noise whose upper left corner is at (x, y)."""
+    """Write a GeoTIFF of noise whose upper left corner is at (x, y); ``note`` describes its system in words."""
     tags = ImageFileDirectory_v2()
     if matrix is None:
         tags[33550] = (pixel, pixel, 0.0)
@@ -41,7 +44,12 @@ def geotiff(
         tags[34264] = tuple(matrix)
     for tag in (33550, 33922, 34264):
         tags.tagtype[tag] = DOUBLE
-    tags[34735] = (1, 1, 0, 2, 1025, 0, 1, 2 if is_point else 1, 3072, 0, 1, system)
+    keys = [1025, 0, 1, 2 if is_point else 1]
+    if note:
+        keys += [1026, TEXT_OF_KEYS, len(note), 0]
+        tags[TEXT_OF_KEYS] = note
+    keys += [3072, 0, 1, system]
+    tags[34735] = (1, 1, 0, len(keys) // 4, *keys)
     tags.tagtype[34735] = SHORT
     path.parent.mkdir(parents=True, exist_ok=True)
     seed = sum(path.name.encode())
@@ -69,6 +77,14 @@ def test_a_place_is_read_from_the_tags_of_a_geotiff(tmp_path: Path) -> None:
     assert place == Place(0.5, 0, 500_000, 0, -0.5, 5_400_000, "EPSG 32632")
 
 
+def test_a_place_is_read_beside_a_description_in_words(tmp_path: Path) -> None:
+    described = geotiff(tmp_path / "0.tif", note="WGS 84 / UTM zone 32N|")
+
+    place = read_place(described)
+
+    assert place == Place(0.5, 0, 500_000, 0, -0.5, 5_400_000, "EPSG 32632")
+
+
 def test_a_matrix_and_the_middle_of_a_pixel_are_read_as_its_corner(tmp_path: Path) -> None:
     matrix = (2.0, 0, 0, 101.0, 0, -2.0, 0, 49.0, 0, 0, 0, 0, 0, 0, 0, 1)
     place = read_place(geotiff(tmp_path / "0.tif", matrix=matrix, is_point=True))
@@ -89,7 +105,26 @@ def test_a_note_of_gdal_states_a_place(tmp_path: Path) -> None:
     assert read_place(file) == Place(2, 0, 100, 0, -2, 50)
 
 
-@pytest.mark.parametrize("text", ["", "1\n0\n0\n-1\n0.5\n-0.5\n", "1 2 3", "a b c d e f"])
+def test_a_note_of_gdal_without_a_place_leaves_the_world_file(tmp_path: Path) -> None:
+    file = png(tmp_path / "0.png")
+    (tmp_path / "0.png.aux.xml").write_text("<PAMDataset><SRS>EPSG:32632</SRS></PAMDataset>")
+    (tmp_path / "0.pgw").write_text("2\n0\n0\n-2\n101\n49\n")
+
+    place = read_place(file)
+
+    assert place == Place(2, 0, 100, 0, -2, 50)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("", id="empty"),
+        pytest.param("1\n0\n0\n-1\n0.5\n-0.5\n", id="pixels from 0"),
+        pytest.param("0\n0\n0\n0\n500\n600\n", id="pixels without a size"),
+        pytest.param("1 2 3", id="three numbers"),
+        pytest.param("a b c d e f", id="words"),
+    ],
+)
 def test_files_without_coordinates_or_of_pixels_from_0_have_no_place(
     tmp_path: Path, text: str
 ) -> None:
@@ -196,6 +231,48 @@ def test_images_of_other_systems_or_rows_of_tiles_do_not_overlap(
     files = [geotiff(tmp_path / "0.tif"), geotiff(tmp_path / "1.tif", system=32633)]
     files.append(geotiff(tmp_path / "2.tif", y=5_400_000 - 20))
     warn_of_overlaps(files)
+    assert not caplog.records
+
+
+def test_turned_images_are_not_compared(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    turned = (0.4, 0.3, 0, 500_000, 0.3, -0.4, 0, 5_400_000, 0, 0, 0, 0, 0, 0, 0, 1)
+    files = [geotiff(tmp_path / f"{i}.tif", matrix=turned) for i in range(2)]
+
+    warn_of_overlaps(files)
+
+    assert not caplog.records
+
+
+def placed_by_note(file: Path, x: float) -> Path:
+    """State the place of a file in the notes of GDAL beside it."""
+    note = f"<PAMDataset><GeoTransform>{x}, 0.5, 0, 5400000, 0, -0.5</GeoTransform></PAMDataset>"
+    Path(f"{file}.aux.xml").write_text(note)
+    return file
+
+
+def test_images_of_many_bands_are_compared(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = []
+    for i in range(2):
+        file = write_tiff(tmp_path / f"{i}.tif", np.zeros((*SIZE, 5), np.uint8))
+        files.append(placed_by_note(file, x=500_000 + 3 * i))
+
+    warn_of_overlaps(files)
+
+    [line] = lines_of(caplog)
+    assert line.startswith("1 image shows ground that another one shows too")
+
+
+def test_damaged_images_are_not_compared(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    files = []
+    for i in range(2):
+        file = tmp_path / f"{i}.tif"
+        file.write_bytes(b"no picture")
+        files.append(placed_by_note(file, x=500_000 + 3 * i))
+
+    warn_of_overlaps(files)
+
     assert not caplog.records
 
 

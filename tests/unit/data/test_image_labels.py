@@ -215,6 +215,17 @@ def test_annotations_of_images_that_are_not_listed_are_counted(
     )
 
 
+def test_repairs_of_a_coco_file_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    annotations = [{"image_id": str(i), "category_id": i} for i in range(3)]
+    file = coco(tmp_path, {}, annotations=annotations)
+
+    table = read_coco_labels(file, tmp_path)
+
+    assert table["moss"].tolist() == [0, 1, 0, 0]
+    [record] = caplog.records
+    assert record.getMessage() == f"{file}: repaired: 3 ids written as text"
+
+
 def test_a_label_that_is_called_as_a_column_of_tables_is_refused(tmp_path: Path) -> None:
     linked(tmp_path, {"group": [0, 1]})
 

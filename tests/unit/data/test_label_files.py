@@ -12,8 +12,10 @@ import pytest
 from PIL import Image
 from tests.unit.data.tiff_files import (
     ASCII,
+    BYTE,
     DEFLATE,
     GDAL_METADATA,
+    GDAL_NODATA,
     LONG,
     SHORT,
     nodata_tag,
@@ -23,6 +25,8 @@ from tests.unit.data.tiff_files import (
 
 from dinoneck import DataError
 from dinoneck.data import DenseLabels, Preprocessing
+from dinoneck.data.label_files import read_labels
+from dinoneck.data.label_notes import FileScale, Rule
 
 ALPHA = (2,)
 PALETTE = {320: (SHORT, [*range(0, 65536, 256)] * 3)}
@@ -310,6 +314,34 @@ def test_a_mark_may_differ_by_band(tmp_path: Path) -> None:
     assert np.argwhere(~valid).tolist() == [[0, 0]]
 
 
+@pytest.mark.parametrize(
+    "tag",
+    [
+        pytest.param((SHORT, [200]), id="a number"),
+        pytest.param((BYTE, list(b"200\0")), id="text as bytes"),
+    ],
+)
+def test_a_mark_is_read_whatever_the_type_of_its_tag(tag: Any, tmp_path: Path) -> None:
+    label = np.array([[1, 200, 4]], np.uint8)
+    file = write_tiff(tmp_path / "m.tif", label, tags={GDAL_NODATA: tag})
+
+    _, is_labelled = pixels(DenseLabels(), file)
+
+    assert is_labelled.tolist() == [[True, False, True]]
+
+
+def test_marks_of_bands_may_be_numbers(tmp_path: Path) -> None:
+    label = np.full((1, 3, 3), 9, np.uint8)
+    label[0, 0, 0] = 1
+    label[0, 1, 1] = 1
+    tags = {GDAL_NODATA: (SHORT, [1, 2, 3])}
+    file = write_tiff(tmp_path / "m.tif", label, photometric=2, tags=tags)
+
+    _, is_labelled = pixels(DenseLabels(), file)
+
+    assert is_labelled.tolist() == [[False, True, True]]
+
+
 def test_a_class_that_the_file_marks_has_no_label(tmp_path: Path) -> None:
     stored = np.array([[0, 1], [2, 0]], np.uint8)
     file = write_tiff(tmp_path / "classes.tif", stored, tags=nodata_tag("0"))
@@ -366,6 +398,15 @@ def test_notes_that_contradict_the_tag_are_refused(tmp_path: Path) -> None:
     sidecar(file, "2")
     with pytest.raises(DataError, match=r"a.tif.*GDAL_NODATA says 7.*a.tif.aux.xml says 2"):
         pixels(DenseLabels(), file)
+
+
+def test_notes_that_repeat_the_tag_are_read(tmp_path: Path) -> None:
+    file = write_tiff(tmp_path / "a.tif", np.array([[1, 7]], np.uint8), tags=nodata_tag("7"))
+    sidecar(file, "7.0")
+
+    _, is_labelled = pixels(DenseLabels(), file)
+
+    assert is_labelled.tolist() == [[True, False]]
 
 
 def test_notes_without_nodata_change_nothing(tmp_path: Path) -> None:
@@ -441,6 +482,21 @@ def test_the_transparent_colour_of_a_png_has_no_label(
     assert not values.any()
 
 
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_a_transparent_colour_beside_alpha_that_was_put_on_has_no_label(
+    mode: str, tmp_path: Path
+) -> None:
+    stored = Image.fromarray(np.array([[5, 9, 3]], np.uint8)).convert(mode)
+    stored.save(tmp_path / "m.png", transparency=9 if mode == "L" else (9, 9, 9))
+    label = Image.open(tmp_path / "m.png")
+    label.putalpha(Image.fromarray(np.array([[255, 255, 0]], np.uint8)))
+
+    values, valid = pixels(DenseLabels(), label)
+
+    assert valid.tolist() == [[True, False, False]]
+    assert values[0, 0, 0] == 5
+
+
 def test_a_transparent_index_of_a_palette_is_a_class(tmp_path: Path) -> None:
     """Annotation tools draw the background without colour; it is a class all the same."""
     palette = Image.fromarray(np.array([[0, 1]], np.uint8), "P")
@@ -465,6 +521,32 @@ def test_bands_before_rows_are_refused() -> None:
     label = np.zeros((3, 32, 48), np.float32)
     with pytest.raises(DataError, match=r"label 0.*\(3, 32, 48\).*moveaxis"):
         pixels(DenseLabels(), [label])
+
+
+def test_bands_before_rows_are_refused_with_the_size_of_the_image() -> None:
+    label = np.zeros((3, 32, 48), np.float32)
+
+    with pytest.raises(DataError, match=r"\(bands, height, width\).*moveaxis\(label, 0, -1\)\)$"):
+        next(read_labels(label, [(32, 48)]))
+
+
+def test_small_bands_before_rows_are_recognised_by_the_size_of_the_image() -> None:
+    label = np.zeros((3, 6, 8), np.float32)
+
+    with pytest.raises(DataError, match=r"label 0.*its axes seem to be bands, rows, columns: move"):
+        next(read_labels(label, [(6, 8)]))
+
+
+def test_a_list_of_no_labels_is_refused() -> None:
+    with pytest.raises(DataError, match="there are no labels; expected one or more"):
+        list(read_labels([]))
+
+
+def test_a_label_of_another_type_is_refused_with_the_types_that_are_read() -> None:
+    with pytest.raises(
+        DataError, match=r"label 0 is int; expected a path, a PIL image or an array"
+    ):
+        list(read_labels([5]))
 
 
 def test_the_number_of_a_label_of_the_wrong_size_is_named() -> None:
@@ -611,6 +693,63 @@ def test_a_scale_next_to_a_file_that_contradicts_its_tag_is_refused(tmp_path: Pa
         pixels(DenseLabels(), file)
 
 
+@pytest.mark.parametrize(
+    "description",
+    [
+        pytest.param("ImageJ=1.54f\nunit=m\n", id="none"),
+        pytest.param("ImageJ=1.54f\ncf=1\nc0=3.0\nc1=2.0\nc2=0.5\n", id="no straight line"),
+        pytest.param("ImageJ=1.54f\ncf=0\nc0=3.0\n", id="no slope"),
+    ],
+)
+def test_a_calibration_of_imagej_that_is_no_scale_says_nothing(
+    description: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stored = numbers("i2")
+    file = write_tiff(tmp_path / "m.tif", stored, tags={270: (ASCII, description)})
+
+    values, _ = pixels(DenseLabels(), file)
+
+    assert np.array_equal(values[0], stored[..., 0])
+    assert not caplog.records
+
+
+def test_notes_of_bands_that_the_file_has_not_are_passed_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = write_tiff(tmp_path / "ndvi.tif", numbers("i2"))
+    noted_beside(file, "", "<Scale>0.01</Scale>")
+
+    pixels(DenseLabels(), file)
+
+    assert not caplog.records
+
+
+HALVES = Rule(0.5, 0.0)
+TENTHS = Rule(0.1, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        pytest.param((HALVES,), (HALVES,), True, id="one rule"),
+        pytest.param((HALVES,), (TENTHS,), False, id="one rule, another one"),
+        pytest.param((HALVES,), (HALVES, HALVES), True, id="one rule, that of all bands"),
+        pytest.param((HALVES,), (HALVES, TENTHS), False, id="one rule, rules of bands"),
+        pytest.param((HALVES, TENTHS), (HALVES, TENTHS), True, id="rules of bands"),
+        pytest.param((HALVES, TENTHS), (TENTHS, HALVES), False, id="rules of other bands"),
+        pytest.param((HALVES, TENTHS), (HALVES, TENTHS, TENTHS), False, id="more bands"),
+    ],
+)
+def test_scales_agree_if_every_band_has_the_same_rule(
+    first: tuple[Rule, ...], second: tuple[Rule, ...], expected: bool
+) -> None:
+    of_tag = FileScale(first, source="the tag", removal="remove it")
+    of_notes = FileScale(second, source="the notes", removal="remove them")
+
+    assert of_tag.agrees(of_notes) is expected
+    assert of_notes.agrees(of_tag) is expected
+
+
 def test_a_scale_that_is_no_number_is_refused(tmp_path: Path) -> None:
     file = write_tiff(tmp_path / "ndvi.tif", numbers("i2"))
     noted_beside(file, "<Scale>0,0001</Scale>")
@@ -628,6 +767,7 @@ NOTES = f"<PAMDataset>{BAND}</PAMDataset>"
         pytest.param(NOTES.encode("utf-8-sig"), id="UTF-8 with a mark"),
         pytest.param(NOTES.encode("utf-16"), id="UTF-16"),
         pytest.param(NOTES.encode("utf-16-be"), id="UTF-16 without a mark"),
+        pytest.param(NOTES.encode("utf-16-le"), id="UTF-16 without a mark, low byte first"),
         pytest.param(
             f'<?xml version="1.0" encoding="ISO-8859-1"?><!-- h\xf6he -->{NOTES}'.encode("latin-1"),
             id="latin-1",

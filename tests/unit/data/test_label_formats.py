@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,83 @@ def test_an_animated_gif_is_refused(tmp_path: Path) -> None:
     frames[0].save(tmp_path / "m.gif", save_all=True, append_images=frames[1:])
     with pytest.raises(DataError, match="m.gif has 2 frames"):
         numbers_of(tmp_path / "m.gif")
+
+
+BITFIELDS = 3
+
+
+def bitmap(bits: int, *, palette: bytes = b"", masks: bytes = b"") -> bytes:
+    """A BMP file of one row of eight pixels; ``masks`` are those of red, green, blue and alpha."""
+    header_bytes = 40 + (68 if masks else 0)
+    start = 14 + header_bytes + len(palette)
+    row = bytes(range(bits))
+    file_header = struct.pack("<2sIHHI", b"BM", start + len(row), 0, 0, start)
+    compression = BITFIELDS if masks else 0
+    num_colours = len(palette) // 4
+    header = struct.pack(
+        "<IiiHHIIiiII", header_bytes, 8, 1, 1, bits, compression, len(row), 0, 0, num_colours, 0
+    )
+    return file_header + header + masks.ljust(header_bytes - 40, b"\0") + palette + row
+
+
+OF_16_BITS = bitmap(16)
+GREYS = b"".join(bytes([i, i, i, 0]) for i in range(16))
+OF_4_BITS = bitmap(4, palette=GREYS)
+WITH_ALPHA = bitmap(32, masks=struct.pack("<IIII", 0xFF0000, 0xFF00, 0xFF, 0xFF000000))
+
+
+@pytest.mark.parametrize(
+    ("content", "form"),
+    [
+        pytest.param(OF_16_BITS, r"\(RGB, BGR;15\)", id="colours of 16 bits"),
+        pytest.param(OF_4_BITS, r"\(L, L\)", id="grey of 4 bits"),
+        pytest.param(WITH_ALPHA, r"\(RGBA, BGRA\)", id="alpha"),
+    ],
+)
+def test_a_bitmap_whose_numbers_pillow_may_change_is_refused(
+    content: bytes, form: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "m.bmp"
+    file.write_bytes(content)
+
+    with pytest.raises(DataError, match=rf"m\.bmp is a BMP picture in a form {form} .*as PNG"):
+        numbers_of(file)
+
+
+def test_a_bitmap_with_alpha_that_was_decoded_before_is_refused() -> None:
+    image = Image.open(io.BytesIO(WITH_ALPHA))
+    image.load()
+
+    with pytest.raises(DataError, match=r"was decoded before, .*pass its path"):
+        numbers_of(image)
+
+
+def gif(array: np.ndarray, palette: list[int]) -> bytes:
+    image = Image.fromarray(array, "P")
+    image.putpalette(palette)
+    buffer = io.BytesIO()
+    image.save(buffer, "GIF", optimize=False)
+    return buffer.getvalue()
+
+
+def test_a_gif_that_fills_a_part_of_its_frame_is_refused(tmp_path: Path) -> None:
+    content = bytearray(gif(FEW % 4, COLOURS))
+    content[6:10] = struct.pack("<HH", 8, 2)  # width and height of the frame
+    file = tmp_path / "m.gif"
+    file.write_bytes(content)
+
+    with pytest.raises(DataError, match=r"m\.gif is a GIF picture that fills a part of its frame"):
+        numbers_of(file)
+
+
+def test_a_gif_of_black_and_white_is_two_classes(tmp_path: Path) -> None:
+    stored = np.array([[0, 1, 1, 0]], np.uint8)
+    file = tmp_path / "m.gif"
+    file.write_bytes(gif(stored, [0, 0, 0, 255, 255, 255]))
+
+    indices = DenseLabels(classes=2).indices(file, ONE_PIXEL)
+
+    assert indices[0].tolist() == stored.tolist()
 
 
 @pytest.mark.parametrize("suffix", ["npy", "npz"])

@@ -16,7 +16,14 @@ from tests.unit.data.tiff_files import nodata_tag, write_tiff
 
 from dinoneck import ConfigError, DataError
 from dinoneck.data import DenseLabels, Preprocessing, count_classes
-from dinoneck.data.label_sets import MaskClasses, mask_classes, survey_masks
+from dinoneck.data.label_files import LabelRaster
+from dinoneck.data.label_sets import (
+    MaskClasses,
+    UsedColours,
+    mask_classes,
+    survey_masks,
+    used_colours,
+)
 
 ONE_PIXEL = Preprocessing(1)
 
@@ -169,6 +176,16 @@ def test_a_mask_in_the_alpha_over_black_is_refused_with_the_way_to_save_it(
     assert classes_of([tmp_path / "a.png"], ["soil", "crop"]).pixels == {"soil": 24, "crop": 24}
 
 
+def test_one_class_that_is_neither_black_nor_white_is_no_mask_in_the_alpha() -> None:
+    pixels = np.zeros((2, 3, 2), np.uint8)
+    pixels[..., 0] = 1
+    pixels[:, 1:, 1] = 255
+
+    classes = classes_of(Image.fromarray(pixels, "LA"))
+
+    assert classes.pixels == {"0": 0, "1": 4}
+
+
 def test_classes_beside_transparent_pixels_are_read() -> None:
     picture = Image.fromarray(np.stack([mask(1, 2), mask(0, 255)], axis=2), "LA")
 
@@ -215,6 +232,16 @@ def test_class_values_give_each_class_its_number(stored: tuple[int, ...]) -> Non
     assert shares[0, :, 0].tolist() == torch.eye(len(stored)).tolist()
 
 
+def test_a_value_of_a_set_that_is_no_class_value_is_refused() -> None:
+    with pytest.raises(DataError, match=r"the masks hold .*7"):
+        classes_of([mask(0, 255), mask(7, 0)], ["soil", "crop"], class_values=(0, 255))
+
+
+def test_names_and_class_values_of_another_number_are_refused() -> None:
+    with pytest.raises(DataError, match="there are 3 class names and 2 class values; expected one"):
+        classes_of([mask(0, 255)], ["soil", "crop", "weed"], class_values=(0, 255))
+
+
 def test_a_value_that_is_no_class_value_is_refused(tmp_path: Path) -> None:
     [file] = saved(tmp_path, [mask(1, 2, 4)])
     with pytest.raises(DataError, match=r"0.png holds 4 \(24 pixels\).*class values 1, 2, 3"):
@@ -235,6 +262,15 @@ def test_a_value_that_is_no_class_value_is_refused(tmp_path: Path) -> None:
 def test_class_values_that_contradict_are_refused(options: dict[str, Any], named: str) -> None:
     with pytest.raises(ConfigError, match=named):
         DenseLabels(**options)
+
+
+def test_class_values_are_read_beside_a_value_that_the_file_marks(tmp_path: Path) -> None:
+    values = np.array([[0, 9, 255]], np.uint8)
+    file = write_tiff(tmp_path / "m.tif", values, tags=nodata_tag("9"))
+
+    indices = DenseLabels(class_values=(0, 255)).indices(file, ONE_PIXEL)
+
+    assert indices[0].tolist() == [[0, -1, 1]]
 
 
 def test_a_class_value_that_the_file_marks_is_refused(tmp_path: Path) -> None:
@@ -493,6 +529,15 @@ def test_many_classes_of_which_each_mask_shows_some_are_counted() -> None:
     masks.append(np.arange(150, dtype=np.uint8)[None])
 
     assert count_classes(masks) == 150
+
+
+def test_classes_in_order_that_no_pixel_joins_are_counted() -> None:
+    """The pixels between them have no label."""
+    values = [value for number in range(9) for value in (number, 250)]
+
+    classes = classes_of([mask(*values)], nodata=(250,))
+
+    assert classes.pixels == {str(number): 24 for number in range(9)}
 
 
 def test_many_objects_are_no_numbers_per_pixel() -> None:
@@ -837,3 +882,22 @@ def test_other_masks_are_not_called_like_those_of_objects(
     Image.fromarray(mask(*values)).save(file)
     classes_of([file, file], names)
     assert not caplog.records
+
+
+# Colours of palettes
+# ----------------------------------------------------------------------------------------------------
+
+
+def test_a_label_without_a_palette_uses_no_colours() -> None:
+    raster = LabelRaster("mask", mask(0, 1)[..., None])
+
+    assert used_colours(raster) == UsedColours({}, frozenset())
+
+
+def test_the_colours_in_use_are_those_of_indices_that_the_palette_names() -> None:
+    palette = {0: (0, 0, 0), 1: (255, 0, 0), 2: (255, 0, 0), 3: (0, 0, 255)}
+    raster = LabelRaster("mask", mask(0, 1, 9)[..., None], palette=palette)
+
+    used = used_colours(raster)
+
+    assert used == UsedColours({0: (0, 0, 0), 1: (255, 0, 0)}, frozenset({0}))

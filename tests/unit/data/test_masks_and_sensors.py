@@ -314,3 +314,29 @@ def test_photos_and_other_names_elsewhere_are_not_named(
     black_and_white(tmp_path, "icons/small/icon{}.png")
     list_pictures([tmp_path])
     assert not caplog.records
+
+
+def test_masks_of_another_size_below_photos_are_not_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    photos(tmp_path, "{}.jpg")
+    for i in NUMBERS:
+        pixels = np.zeros((16, 16), np.uint8)
+        pixels[:8] = 255
+        save(tmp_path / f"small/{i}.png", Image.fromarray(pixels))
+
+    list_pictures([tmp_path])
+
+    assert not caplog.records
+
+
+def test_folders_with_the_same_names_are_not_compared_where_there_are_many(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for day in range(6):
+        photos(tmp_path, f"day{day}/field/{{}}.jpg")
+    black_and_white(tmp_path, "night/field/{}.png")
+
+    list_pictures([tmp_path])
+
+    assert not caplog.records

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from tests.unit.data.test_bit_depth import write_colours
+from tests.unit.data.tiff_files import DEFLATE, LONG, tiff
 
 from dinoneck.data import Preprocessing
 from dinoneck.data.normal_labels import NormalLabels
@@ -19,6 +20,8 @@ from dinoneck.data.vector_tiffs import encode_vectors
 from dinoneck.errors import DataError
 
 ORIENTATION = 0x0112
+STRIP_OFFSETS, STRIP_BYTES = 273, 279
+RGB = 2
 LEANING = np.array([0.6, 0.0, 0.8], np.float32)
 
 
@@ -52,9 +55,13 @@ def with_orientation(path: Path, orientation: int) -> Path:
     """State an EXIF orientation in a PNG file."""
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
-    data = exif.tobytes().removeprefix(b"Exif\0\0")
-    checksum = zlib.crc32(b"eXIf" + data)
-    chunk = struct.pack(">I", len(data)) + b"eXIf" + data + struct.pack(">I", checksum)
+    return with_chunk(path, b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0"))
+
+
+def with_chunk(path: Path, kind: bytes, data: bytes) -> Path:
+    """Insert a chunk behind the header of a PNG file."""
+    checksum = zlib.crc32(kind + data)
+    chunk = struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum)
     content = path.read_bytes()
     end_of_header = 8 + 25  # of the signature and IHDR
     path.write_bytes(content[:end_of_header] + chunk + content[end_of_header:])
@@ -188,6 +195,69 @@ def test_transparent_pixels_of_16_bits_have_no_normal(tmp_path: Path) -> None:
         [write_colours(tmp_path / "a.png", colours)], Preprocessing(16)
     )
     assert counts[0].tolist() == [[0.0, 256.0, 256.0]] * 2
+
+
+def test_pixels_of_the_transparent_colour_of_16_bits_have_no_normal(tmp_path: Path) -> None:
+    colours = as_deep_colours(normals())
+    colours[:16, :16] = (1, 2, 3)
+    path = write_colours(tmp_path / "a.png", colours)
+    with_chunk(path, b"tRNS", struct.pack(">HHH", 1, 2, 3))
+
+    _, counts = NormalLabels().cells([path], Preprocessing(16))
+
+    assert counts[0].tolist() == [[0.0, 256.0, 256.0], [256.0, 256.0, 256.0]]
+
+
+def test_a_decoded_image_of_16_bits_whose_file_is_known_is_refused(tmp_path: Path) -> None:
+    """Pillow has dropped the low bytes."""
+    image = Image.open(write_colours(tmp_path / "a.png", as_deep_colours(normals())))
+    image.load()
+
+    with pytest.raises(DataError, match=r"label 0 \(a PIL image\) has several bands of 16 bits"):
+        NormalLabels().cells([image], Preprocessing(16))
+
+
+def test_a_map_without_a_normal_has_no_known_pixel() -> None:
+    unknown = np.full((32, 48, 3), np.nan, np.float32)
+
+    values, counts = NormalLabels().cells(unknown, Preprocessing(16))
+
+    assert not values.any()
+    assert not counts.any()
+
+
+def test_a_tiff_is_read_where_pillow_has_no_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    path = write_tiff(tmp_path / "a.tif", normals())
+
+    _, counts = NormalLabels().cells([path], Preprocessing(16))
+
+    assert (counts == 256).all()
+
+
+def test_strips_of_a_tiff_beyond_its_last_row_are_not_read(tmp_path: Path) -> None:
+    vectors = normals()
+    strip_bytes = len(zlib.compress(vectors.tobytes()))
+    first_byte = 8  # behind the header
+    tags = {
+        STRIP_OFFSETS: (LONG, [first_byte, first_byte]),
+        STRIP_BYTES: (LONG, [strip_bytes, strip_bytes]),
+    }
+    path = tmp_path / "a.tif"
+    path.write_bytes(tiff(vectors, photometric=RGB, compression=DEFLATE, tags=tags))
+
+    pixels = NormalLabels().pixels(path, Preprocessing(16))
+
+    assert degrees(pixels.numpy(), vectors.transpose(2, 0, 1)) < 0.1
+
+
+def test_labels_of_two_sizes_are_refused_with_the_way_to_one() -> None:
+    labels = [normals(32, 48), normals(48, 48)]
+
+    with pytest.raises(DataError, match=r"different sizes: 2x3, 3x3; give preprocess a size="):
+        NormalLabels().cells(labels, Preprocessing(16))
 
 
 def test_a_png_of_16_bits_is_compared_with_its_image_and_refused_where_it_is_cut(

@@ -13,6 +13,8 @@ from PIL import Image
 
 from dinoneck import DataError
 from dinoneck.data import PanopticImages
+from dinoneck.data.coco_entries import CocoSegment
+from dinoneck.data.segment_checks import check_segments
 
 SIZE = HEIGHT, WIDTH = 10, 14
 SKY = 259  # red 3, green 1
@@ -127,6 +129,14 @@ def test_a_png_saved_as_bgr_is_refused_with_the_cause(tmp_path: Path) -> None:
         data.pixels(0)
 
 
+def test_a_png_of_one_bit_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    picture = Image.fromarray(IDS == SKY)
+    data = PanopticImages(written(tmp_path, picture), tmp_path)
+
+    with pytest.raises(DataError, match=r"segments\.png has 1 band of bool; save it as RGB"):
+        data.pixels(0)
+
+
 @pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "LAB"])
 def test_colours_that_are_not_rgb_are_no_ids(mode: str, tmp_path: Path) -> None:
     data = PanopticImages(written(tmp_path, Image.fromarray(COLOURS)), tmp_path)
@@ -209,6 +219,36 @@ def test_a_segment_that_contradicts_its_area_alone_is_named_and_read(
     assert np.array_equal(ids, PIXELS)
 
 
+@pytest.mark.parametrize(
+    ("cell", "longest"),
+    [
+        pytest.param({"bbox": BBOX}, 6, id="a box"),
+        pytest.param({"bbox": BBOX, "iscrowd": 1}, None, id="a crowd region"),
+        pytest.param({}, None, id="no box"),
+        pytest.param({"bbox": [3, 2, 6]}, None, id="three numbers"),
+        pytest.param({"bbox": ["3", "2", "6", "5"]}, None, id="texts"),
+    ],
+)
+def test_the_longest_box_is_that_of_things(
+    cell: dict[str, Any], longest: float | None, tmp_path: Path
+) -> None:
+    segments = ({"id": SKY, "bbox": [0, 0, WIDTH, HEIGHT]}, {"id": CELL, **cell})
+    file = written(tmp_path, Image.fromarray(COLOURS), segments=segments)
+
+    data = PanopticImages(file, tmp_path)
+
+    assert data.longest_box == longest
+
+
+def test_there_is_no_longest_box_without_things(tmp_path: Path) -> None:
+    segments = ({"id": SKY, "bbox": [0, 0, WIDTH, HEIGHT]}, {"id": CELL, "bbox": BBOX})
+    file = written(tmp_path, Image.fromarray(COLOURS), is_things=(0, 0), segments=segments)
+
+    data = PanopticImages(file, tmp_path)
+
+    assert data.longest_box is None
+
+
 def two_images(folder: Path, pngs: tuple[str, str]) -> Path:
     """Write two images of one segment each, with these PNG files."""
     file = written(folder, Image.fromarray(COLOURS))
@@ -265,8 +305,12 @@ def test_exchanged_png_files_with_names_of_their_own_are_named(
 
 @pytest.mark.parametrize(
     "pngs",
-    [("0_panoptic.png", "1_panoptic.png"), ("a.png", "b.png"), ("10.png", "11.png")],
-    ids=["an ending", "other names", "numbers of their own"],
+    [
+        pytest.param(("0_panoptic.png", "1_panoptic.png"), id="an ending"),
+        pytest.param(("a.png", "b.png"), id="other names"),
+        pytest.param(("10.png", "11.png"), id="numbers of their own"),
+        pytest.param(("0_panoptic.png", "1_segments.png"), id="two endings"),
+    ],
 )
 def test_png_files_that_are_called_like_their_images_or_none_have_no_line(
     pngs: tuple[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -320,6 +364,15 @@ def test_equal_colours_are_refused_as_grey(tmp_path: Path) -> None:
     message = refusal(tmp_path, Image.fromarray(SMALL_IDS).convert("RGB"), segments=SMALL)
 
     assert "All its colours are grey, and red alone fits" in message
+
+
+def test_a_listed_segment_without_pixels_is_refused(tmp_path: Path) -> None:
+    only_sky = COLOURS.copy()
+    only_sky[:] = COLOURS[0, 0]
+
+    message = refusal(tmp_path, Image.fromarray(only_sky))
+
+    assert f"segments.png lists the ids {CELL}, which the picture does not show" in message
 
 
 def test_white_is_named_as_void(tmp_path: Path) -> None:
@@ -376,6 +429,42 @@ def test_an_entry_of_segments_that_repeats_another_one_is_dropped(tmp_path: Path
 
     assert np.array_equal(data.pixels(0), PIXELS)
     assert data.repaired == {"entries that repeat an earlier one, dropped": 1}
+
+
+def test_a_category_of_equal_name_without_segments_is_dropped(tmp_path: Path) -> None:
+    file = written(tmp_path, Image.fromarray(COLOURS))
+    content = json.loads(file.read_text())
+    content["categories"].append({"id": 77, "name": "cell", "isthing": 1})
+    file.write_text(json.dumps(content))
+
+    data = PanopticImages(file, tmp_path)
+
+    assert data.classes == ("sky", "cell")
+    assert np.array_equal(data.pixels(0), PIXELS)
+
+
+def test_one_segment_of_many_beside_its_bbox_is_named_and_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    png_ids = np.arange(1, 25).repeat(4, axis=0).reshape(6, 4, 4).transpose(1, 0, 2).reshape(4, 24)
+    segments = []
+    for segment_id in range(1, 25):
+        rows, columns = np.nonzero(png_ids == segment_id)
+        bbox = [
+            int(columns.min()),
+            int(rows.min()),
+            int(np.ptp(columns)) + 1,
+            int(np.ptp(rows)) + 1,
+        ]
+        segments.append(CocoSegment(id=segment_id, category_id=1, bbox=bbox))
+    segments[5].bbox = [20, 30, 9, 9]
+
+    with caplog.at_level(logging.WARNING, "dinoneck"):
+        check_segments(png_ids, segments, tmp_path / "segments.png")
+
+    [line] = caplog.messages
+    assert "segments.png: 1 of 24 segments contradict their bbox" in line
+    assert line.endswith("The pixels are used as they are")
 
 
 def test_ids_of_segments_may_be_texts_or_whole_floats(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -208,6 +209,31 @@ def test_a_patch_larger_than_any_image_is_refused(patch_size: Any) -> None:
 
     with pytest.raises(ConfigError, match="patch_size is .*; expected 8192 px at most"):
         Preprocessing.from_record(record)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        pytest.param({"mean": (), "std": ()}, "expected one number per channel", id="no channel"),
+        pytest.param(
+            {"mean": (0.5, math.nan, 0.5)}, r"mean\[1\] is nan; a finite number", id="NaN"
+        ),
+        pytest.param(
+            {"std": (0.5, math.inf, 0.5)}, r"std\[1\] is inf; a finite number", id="infinity"
+        ),
+    ],
+)
+def test_colours_are_scaled_by_finite_numbers_alone(settings: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Preprocessing(**settings)
+
+
+def test_images_that_are_padded_at_two_places_have_no_common_offset() -> None:
+    recipe = Preprocessing(size=(64, 64), resize="pad", pad_to="center")
+
+    prepared = recipe.prepare([torch.rand(3, 32, 64), torch.rand(3, 64, 32)])
+
+    assert np.isnan(prepared.offset).all()
 
 
 FIRST_ROW_VALID = [[True] * 4, [False] * 4, [False] * 4, [False] * 4]

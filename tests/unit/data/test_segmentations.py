@@ -13,6 +13,7 @@ from PIL import Image
 
 from dinoneck import DataError
 from dinoneck.data import BoxImages
+from dinoneck.data.segmentations import Nesting, nesting_of
 
 masks = pytest.importorskip("pycocotools.mask", reason="masks need pycocotools, the extra [masks]")
 # pycocotools 2.0.11 with NumPy 2
@@ -156,6 +157,7 @@ REFUSED: list[tuple[str, Any, list[str]]] = [
     ("a number without an end", encoded("oo"), ["'oo'", "ends within a number: it was cut"]),
     ("all x and all y", [[10, 34, 34, 10], [8, 8, 23, 23]], ["all x and then all y"]),
     ("a number beyond all images", encoded("oooooooooooo0"), ["1872"]),
+    ("text without runs", encoded(""), ["add up to 0 pixels", "1872"]),
     ("bytes as text", encoded(str(text_of(RECTANGLE).encode())), ["counts.decode()"]),
 ]
 
@@ -182,6 +184,13 @@ def test_boxes_are_read_beside_masks_that_cannot_be_read(segmentation: Any, tmp_
     data = BoxImages(written(tmp_path, segmentation))
 
     assert data[0][1]["boxes"][0].tolist() == [10, 8, 34, 23]
+
+
+def test_all_x_and_then_all_y_are_named_also_without_a_box(tmp_path: Path) -> None:
+    file = written(tmp_path, [[10, 34, 34], [8, 8, 23]], bbox=None)
+
+    with pytest.raises(DataError, match=r"\(id 69\).*all x and then all y: write x, y, x, y"):
+        BoxImages(file)
 
 
 EMPTY: list[tuple[str, Any]] = [
@@ -289,3 +298,31 @@ def test_run_lengths_of_random_masks_add_up(seed: int, tmp_path: Path) -> None:
     data = BoxImages(written(tmp_path, encoded(text_of(mask))), masks=True)
 
     assert np.array_equal(data[0][1]["masks"][0].numpy(), mask)
+
+
+# Parts inside other parts
+# ------------------------------------------------------------------------------------------------
+
+SQUARE = [10, 8, 34, 8, 34, 23, 10, 23]
+HOLE = [14, 12, 20, 12, 20, 16, 14, 16]
+CORNER = [0, 0, 24, 0, 24, 4, 4, 4, 4, 20, 0, 20]  # an L
+BESIDE_CORNER = [10, 8, 20, 8, 20, 16, 10, 16]  # within the extent of the L, not on it
+
+
+def test_a_part_inside_another_one_is_counted_as_filled_and_as_a_hole() -> None:
+    nesting = nesting_of([SQUARE, HOLE], *SIZE)
+
+    assert nesting == Nesting(filled=24 * 15, with_holes=24 * 15 - 6 * 4)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        pytest.param([SQUARE], id="one part"),
+        pytest.param([SQUARE, [40, 2, 46, 2, 46, 8, 40, 8]], id="parts apart"),
+        pytest.param([CORNER, BESIDE_CORNER], id="a part in the corner of an L"),
+        pytest.param([SQUARE, SQUARE], id="the same part twice"),
+    ],
+)
+def test_parts_that_lie_in_no_other_one_are_not_nested(parts: list[list[float]]) -> None:
+    assert nesting_of(parts, *SIZE) is None

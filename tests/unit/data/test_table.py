@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 
 from dinoneck.data import Pasture
+from dinoneck.data.arrays import class_codes
 from dinoneck.data.layout import HELD_OUT
-from dinoneck.data.table import Classes, Numbers, Table
+from dinoneck.data.table import Classes, LabelSets, Numbers, Table
 from dinoneck.errors import DataError
 
 IDS = ["a", "b", "c"]
@@ -238,3 +239,22 @@ def test_a_class_column_that_the_frame_narrows_keeps_its_names() -> None:
     column = table.columns["kind"]
     assert isinstance(column, Classes)
     assert column.names == ("crop", "weed")
+
+
+def test_labels_without_stated_names_are_those_that_occur() -> None:
+    words = [("rust",), None, ("moss", "rust")]
+    frame = pd.DataFrame({"images": ["a.png", "b.png", "c.png"], "damage": words})
+
+    column = Table.from_frame(frame).columns["damage"]
+
+    assert isinstance(column, LabelSets)
+    assert column.names == ("moss", "rust")
+    assert column.words == tuple(words)
+
+
+def test_categories_are_numbered_as_they_are_where_no_classes_are_named() -> None:
+    values = pd.Series(["weed", "crop", None], dtype="category")
+
+    codes = class_codes(values, "kind", ())
+
+    assert codes.tolist() == [1, 0, -1]

@@ -133,6 +133,21 @@ def test_infrared_behind_rgb_is_refused_also_without_a_tag(
         read_pixels(file)
 
 
+def test_a_black_picture_that_is_opaque_is_read(tmp_path: Path) -> None:
+    file = write_tiff(tmp_path / "a.tif", opaque(np.zeros((5, 6, 4), np.uint8)), photometric=RGB)
+
+    assert not read_pixels(file).any()
+
+
+def test_a_fourth_band_of_a_black_picture_that_is_no_alpha_is_refused(tmp_path: Path) -> None:
+    pixels = np.zeros((20, 30, 4), np.uint8)
+    pixels[..., 3] = noise(20, 30)
+    file = write_tiff(tmp_path / "a.tif", pixels, photometric=RGB)
+
+    with pytest.raises(DataError, match=r"4 bands that does not say what the fourth is"):
+        read_pixels(file)
+
+
 def test_infrared_is_no_alpha_where_most_of_the_picture_is_a_black_border(tmp_path: Path) -> None:
     pixels = np.random.RandomState(0).randint(20, 220, (20, 30, 4)).astype("u1")
     pixels[:14] = 0
@@ -280,6 +295,30 @@ def test_planes_of_16_bits_have_no_low_bytes(tmp_path: Path) -> None:
         read_pixels(file, bits=12)
 
 
+def planes_of_16_bits(file: Path, pixels: Pixels) -> Path:
+    """Bands one after another, of which Pillow gives the high bytes alone."""
+    return write_tiff(
+        file, pixels.astype(np.uint16), photometric=RGB, planar=2, compression=DEFLATE
+    )
+
+
+def test_planes_of_16_bits_of_most_of_the_range_are_read(tmp_path: Path) -> None:
+    pixels = np.random.RandomState(0).randint(20_000, 50_000, (20, 30, 3))
+    file = planes_of_16_bits(tmp_path / "a.tif", pixels)
+
+    read = read_pixels(file)
+
+    assert np.array_equal(read.permute(1, 2, 0), pixels >> 8)
+
+
+def test_planes_of_8_bits_in_16_are_refused(tmp_path: Path) -> None:
+    pixels = np.random.RandomState(0).randint(0, 256, (20, 30, 3))
+    file = planes_of_16_bits(tmp_path / "a.tif", pixels)
+
+    with pytest.raises(DataError, match=r"16-bit values whose high bytes are 0 or 255; pass them"):
+        read_pixels(file)
+
+
 @pytest.mark.parametrize("compression", [1, DEFLATE], ids=["raw", "deflate"])
 def test_planes_of_cielab_are_refused(compression: int, tmp_path: Path) -> None:
     """Pillow does not shift the signed values of a plane."""
@@ -330,6 +369,23 @@ def test_a_compression_that_pillow_does_not_know_is_named(tmp_path: Path) -> Non
         read_pixels(file)
 
 
+@pytest.mark.parametrize(
+    ("bands", "photometric"), [pytest.param(2, 1, id="grey"), pytest.param(4, RGB, id="RGB")]
+)
+def test_uncompressed_planes_with_premultiplied_alpha_are_named(
+    bands: int, photometric: int, tmp_path: Path
+) -> None:
+    pixels = opaque(noise(5, 6, bands))
+    file = write_tiff(
+        tmp_path / "a.tif", pixels, photometric=photometric, planar=2, extra=(PREMULTIPLIED,)
+    )
+
+    with pytest.raises(
+        DataError, match=rf"a\.tif is a TIFF of {bands} bands of 8-bit .*Pillow does"
+    ):
+        read_pixels(file)
+
+
 def test_a_grey_tiff_that_does_not_say_whether_zero_is_black_is_refused(tmp_path: Path) -> None:
     """Libraries take it for white or for black."""
     file = write_tiff(tmp_path / "a.tif", noise(5, 6), photometric=None)
@@ -348,6 +404,22 @@ def write_pages(file: Path, sizes: Sequence[tuple[int, int]]) -> Path:
 def test_overviews_are_not_read(tmp_path: Path) -> None:
     file = write_pages(tmp_path / "a.tif", [(16, 24), (8, 12), (4, 6)])
     assert np.array_equal(read_pixels(file)[0], noise(16, 24))
+
+
+def test_a_page_that_is_called_reduced_is_passed_over_also_in_the_full_size(tmp_path: Path) -> None:
+    reduced = {SUBFILE_TYPE: (LONG, [1])}
+    pixels = noise(8, 9)
+    file = write_tiff(tmp_path / "a.tif", pixels, more_pages=[(noise(8, 9, seed=1), reduced)])
+
+    read = read_pixels(file)
+
+    assert np.array_equal(read[0], pixels)
+
+
+def test_the_size_of_many_bands_is_read(tmp_path: Path) -> None:
+    file = write_tiff(tmp_path / "a.tif", noise(8, 9, 5))
+
+    assert read_image_size(file) == (8, 9)
 
 
 def test_a_mask_of_the_same_size_is_not_a_second_image(tmp_path: Path) -> None:

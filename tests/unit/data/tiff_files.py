@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+BYTE = 1
+ASCII = 2
 SHORT = 3
 LONG = 4
-ASCII = 2
 DEFLATE = 8
 SUBFILE_TYPE = 254
 GDAL_METADATA = 42112
@@ -121,7 +122,7 @@ def _strips(array: Any, planar: int) -> list[bytes]:
 
 def _written(entries: Mapping[int, Tag], content: bytearray, order: str) -> bytes:
     """The page's directory; values of more than four bytes are appended to the content before it."""
-    formats = {SHORT: "H", LONG: "I"}
+    formats = {BYTE: "B", SHORT: "H", LONG: "I"}
     page = struct.pack(f"{order}H", len(entries))
     for number, (kind, values) in sorted(entries.items()):
         if isinstance(values, str):
