@@ -327,6 +327,7 @@ def walk(top: Path, most: int | None = None) -> Listing:
     _move_parents_of_runs(listing)
     listing.files.sort(key=path_order)
     listing.folders.sort(key=path_order)
+    listing.run_folders.sort(key=path_order)
     return listing
 
 

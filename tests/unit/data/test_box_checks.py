@@ -401,6 +401,21 @@ def test_empty_masks_are_refused_whether_masks_are_asked_or_not(
     assert "empty" in message
 
 
+def test_masks_beside_boxes_that_were_turned_afterwards_are_refused_with_the_cause(
+    tmp_path: Path,
+) -> None:
+    entries = []
+    for i, corners in enumerate(OBJECTS):
+        others = OBJECTS[(i + 5) % len(OBJECTS)]
+        entries.append(
+            {"bbox": bbox_of(corners), "segmentation": outline_of(others), "rotation": 30}
+        )
+
+    message = refusal(tmp_path, entries)
+
+    assert "The rectangles are turned (rotation), and the boxes are those before" in message
+
+
 def test_a_single_empty_mask_is_named_and_left_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -735,14 +750,32 @@ def test_masks_without_boxes_that_leave_the_image_are_counted(
 ) -> None:
     beyond = {"segmentation": outline_of((150, 60, 200, 80))}
 
-    [line] = [
-        line
-        for line in warnings_of(tmp_path, [*outlined(), beyond], caplog)
-        if "over the edge" in line
-    ]
+    lines = warnings_of(tmp_path, [*outlined(), beyond], caplog)
 
+    [line] = [line for line in lines if "over the edge" in line]
     assert "the masks of 1 of 13 objects reach over the edge of their image" in line
     assert "such as the segmentation [[150, 60, 200, 60" in line
+
+
+AXES = [[150, 200, 200, 150, 170, 160], [60, 60, 80, 80, 70, 75]]
+TWO_PARTS = [[150, 60, 200, 60, 200, 80], [20, 20, 40, 20, 40, 40, 20, 40]]
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "is_of_axes"),
+    [
+        pytest.param(AXES, True, id="lists of one length"),
+        pytest.param(TWO_PARTS, False, id="lists of two lengths"),
+        pytest.param(TWO_PARTS[:1], False, id="one list"),
+    ],
+)
+def test_two_lists_of_one_length_over_the_edge_may_be_all_x_and_all_y(
+    segmentation: list[list[float]], is_of_axes: bool, tmp_path: Path
+) -> None:
+    message = refusal(tmp_path, [{"segmentation": segmentation}] * 12)
+
+    assert "objects reach over the edge of their image" in message
+    assert ("They may be all x and then all y" in message) is is_of_axes
 
 
 def test_few_boxes_that_leave_the_image_are_counted(

@@ -13,6 +13,7 @@ from PIL import Image
 
 from dinoneck import DataError
 from dinoneck.data import read_table
+from dinoneck.data.sheet_checks import warn_of_rows_without_image
 
 
 def warnings_of(
@@ -338,3 +339,22 @@ def test_other_negative_groups_are_not_named(
     frame = pd.DataFrame({"image": ["a", "b", "c"], "y": [1, 2, 3], "g": groups})
     read_table(frame, None, "y", group="g")
     assert caplog.messages == []
+
+
+@pytest.mark.parametrize(
+    ("odd", "words"),
+    [
+        pytest.param(["# units"], "is '# units', unlike those of other rows. Remove", id="one"),
+        pytest.param(["# units", "* sum"], "unlike those of other rows, and 1 more. ", id="two"),
+    ],
+)
+def test_rows_of_comments_are_named_with_their_number(
+    odd: list[str], words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = ["a.png", "b.png", "c.png", *odd]
+
+    warn_of_rows_without_image("t.csv", names, range(2, 2 + len(names)))
+
+    [record] = caplog.records
+    assert record.getMessage().startswith("t.csv: the image of row 5 is '# units'")
+    assert words in record.getMessage()

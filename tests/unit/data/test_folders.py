@@ -322,6 +322,20 @@ def test_folders_with_some_names_of_a_training_stay(files: list[str], tmp_path: 
     assert read_folders(tmp_path).index.tolist() == expected
 
 
+def test_trainings_in_a_folder_with_another_file_are_left_out_one_by_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touched(tmp_path, "a/1.png", "b/1.png", "runs/notes.txt", "runs/x/heads/0", "runs/y/heads/0")
+    for name in ("x", "y"):
+        (tmp_path / "runs" / name / "report.json").write_text('{"images": 6}')
+
+    [found] = list_pictures([tmp_path]).values()
+
+    assert names_of(found, tmp_path) == ["a/1.png", "b/1.png"]
+    line = "left out: 2 folders that dinoneck wrote, trainings or stores, the first "
+    assert f"{line}{tmp_path}/runs/x" in caplog.text
+
+
 # Masks are no pictures
 # ----------------------------------------------------------------------------------------------------
 
@@ -592,6 +606,15 @@ def test_links_that_change_a_class_are_refused(
     (tmp_path / link).symlink_to(target)
     with pytest.raises(DataError, match=named):
         read_folders(tmp_path)
+
+
+def test_a_link_to_nothing_deep_in_a_class_is_no_class(tmp_path: Path) -> None:
+    touched(tmp_path, "a/day/field/1.png", "b/1.png")
+    (tmp_path / "a/day/field/gone").symlink_to(tmp_path / "nowhere")
+
+    table = read_folders(tmp_path)
+
+    assert table["class"].tolist() == ["a", "b"]
 
 
 def test_a_link_to_an_image_of_another_class_is_refused(tmp_path: Path) -> None:

@@ -276,6 +276,20 @@ def test_classes_whose_pictures_are_counted_alike_say_nothing(
     assert caplog.messages == []
 
 
+def test_classes_that_share_one_name_of_a_picture_say_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    photos(tmp_path, "left/130503145279172{}.jpg")
+    photos(tmp_path, "right/240503145279172{}.jpg")
+    noise = np.random.default_rng(5).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    save(tmp_path / "right/1305031452791720.jpg", Image.fromarray(noise))
+
+    table = read_folders(tmp_path)
+
+    assert len(table) == 7
+    assert not caplog.records
+
+
 @pytest.mark.parametrize("ending", ["heatmap", "instance", "superpixels"])
 def test_pictures_made_of_others_in_a_class_are_counted(
     ending: str, tmp_path: Path, caplog: pytest.LogCaptureFixture

@@ -64,6 +64,17 @@ def test_a_fourth_band_of_jpeg_2000_that_the_file_does_not_call_alpha_is_refused
         read_pixels(file)
 
 
+def test_a_fourth_band_of_jpeg_2000_whose_description_is_cut_is_refused(tmp_path: Path) -> None:
+    file = write_jpeg_2000(tmp_path / "infrared.jp2", noise(40, 50, 4))
+    content = bytearray(file.read_bytes())
+    count_at = content.index(b"cdef") + 4
+    content[count_at : count_at + 2] = b"\xff\xff"  # more bands than are described
+    file.write_bytes(content)
+
+    with pytest.raises(DataError, match=r"infrared\.jp2.*4 bands.*array"):
+        read_pixels(file)
+
+
 @pytest.mark.parametrize("bits", [None, 12, 16])
 def test_jpeg_2000_states_its_range(bits: int | None, tmp_path: Path) -> None:
     """Pillow shifts its numbers to 16 bits."""

@@ -557,6 +557,14 @@ def test_a_letter_before_each_name_keeps_them_apart(tmp_path: Path) -> None:
     assert table["group"].tolist() == ["p1.1", "p1.10", "p1.2"]
 
 
+def test_an_image_may_be_called_like_its_column(tmp_path: Path) -> None:
+    path = written(tmp_path, "image,y\na,1\nimage,2\n")
+
+    table = read_table(path, targets="y")
+
+    assert table["y"].tolist() == [1, 2]
+
+
 def test_rows_that_repeat_the_names_of_the_columns_are_refused(tmp_path: Path) -> None:
     path = written(tmp_path, "image,y\na,1\nb,2\nimage,y\nc,3\n")
 

@@ -315,7 +315,7 @@ def test_a_mask_of_classes_without_that_of_a_stroke_names_it() -> None:
 
 
 def test_a_stroke_along_a_corner_of_the_photo_paints_what_it_covers_of_it() -> None:
-    """In the middle of its segment the stroke is beyond the corner, a pixel away from the photo."""
+    """Both begin and end outside of the photo; the second one passes beyond its corner."""
     stroke = Stroke("crop", 1.0, ((-6.0, 12.0), (12.0, -6.0)))
     beyond = Stroke("crop", 1.0, ((-20.0, 14.0), (14.0, -20.0)))
 
