@@ -43,6 +43,9 @@ class TruthColumns:
             predicted: what the models predict.
         """
         maps = predicted.names_of_file_truths
+        all_names = {task.name for task in predicted.tasks}
+        if set(maps) != all_names:
+            maps = []
         return cls(
             existing=columns,
             expected=predicted.expected_columns,
@@ -50,7 +53,7 @@ class TruthColumns:
             labels=_label_columns(predicted, columns),
             numbers=_number_columns(predicted, columns),
             indicators=_all_indicator_columns(predicted, columns),
-            maps=maps if len(maps) == len(predicted.tasks) else [],
+            maps=maps,
         )
 
     @property

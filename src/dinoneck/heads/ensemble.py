@@ -863,12 +863,14 @@ def tasks_of_different_intervals(head: Head) -> list[str]:
     """
     if not isinstance(head, HeadEnsemble):
         return []
-    with_intervals: set[str] = set()
+    tasks_with_intervals: set[str] = set()
     for member in cast("Iterable[Head]", head.heads):
-        with_intervals.update(task.name for task in member.predicted if task.interval_levels)
+        for task in member.predicted:
+            if task.interval_levels:
+                tasks_with_intervals.add(task.name)
     names = []
     for task in head.predicted:
-        if task.name in with_intervals and not task.interval_levels:
+        if task.name in tasks_with_intervals and not task.interval_levels:
             names.append(task.name)
     return names
 

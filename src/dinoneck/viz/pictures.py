@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from numbers import Real
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
+from dinoneck.data.cells import is_missing
 from dinoneck.data.pixels import read_planes
 from dinoneck.errors import DataError, ShapeError
 from dinoneck.inference.cropped_masks import CroppedMasks
@@ -338,12 +338,12 @@ def likely_class(outputs_of_task: Sequence[Output], result: Mapping[str, Any]) -
 def known_class(task: TaskFacts, known: Mapping[str, Any]) -> str | None:
     """Return the known class of an image; None where it is missing or NaN."""
     value = known.get(task.name)
-    return None if is_missing(value) else as_label(value, task.labels)
+    return None if is_unknown(value) else as_label(value, task.labels)
 
 
-def is_missing(value: Any) -> bool:
-    """Return whether a known value is None or NaN."""
-    return value is None or (isinstance(value, Real) and math.isnan(value))
+def is_unknown(value: Any) -> bool:
+    """Return whether a known value is None, NaN, NaT or pandas.NA. Text is always a value."""
+    return not isinstance(value, str) and is_missing(value)
 
 
 def as_label(value: Any, labels: Sequence[str]) -> str:

@@ -50,7 +50,7 @@ from dinoneck.viz.pictures import (
     class_caption,
     corners_of,
     is_known_without_labels,
-    is_missing,
+    is_unknown,
     known_class,
     label_chips,
     likely_class,
@@ -94,7 +94,7 @@ class ReportEntry:
             = the image is listed in the table only.
         tokens: (rows, cols, 3) colours in 0 ... 1 of its patches, see :func:`dinoneck.viz.pca_rgb`;
             None = not shown.
-        known: column -> known value, where there is one; None and NaN are left out. Columns are those
+        known: column -> known value, where there is one; None, NaN and pandas.NA are left out. Columns are those
             of ``dinoneck predict``: the task's name, or ``task:label``. For a classification the
             task's name -> the known class. For a detector ``boxes`` (n, 4) and ``names``, and
             ``classes`` where boxes of these alone are known.
@@ -110,7 +110,7 @@ class ReportEntry:
     classes: Callable[[], Mapping[str, Array]] | None = None
 
     def __post_init__(self) -> None:
-        known = {column: value for column, value in self.known.items() if not is_missing(value)}
+        known = {column: value for column, value in self.known.items() if not is_unknown(value)}
         object.__setattr__(self, "known", known)
 
 

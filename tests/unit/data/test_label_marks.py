@@ -146,9 +146,10 @@ def test_files_that_all_mark_a_value_are_not_named(
 
 
 def test_a_label_without_a_labelled_pixel_is_read_beside_others() -> None:
-    labels = [np.full((2, 3), 7, np.float32), np.array([[1, 2, 7], [3, 4, 5]], np.float32)]
+    unlabelled = np.full((2, 3), 7, np.float32)
+    labelled = np.array([[1, 2, 7], [3, 4, 5]], np.float32)
 
-    values, counts = DenseLabels(nodata=7).cells(labels, ONE_PIXEL)
+    values, counts = DenseLabels(nodata=7).cells([unlabelled, labelled], ONE_PIXEL)
 
     assert counts.sum(dim=(1, 2)).tolist() == [0, 5]
     assert values[1, 0].tolist() == [[1, 2, 0], [3, 4, 5]]

@@ -203,7 +203,10 @@ def test_boxes_with_other_masks_are_no_counterparts(difference: float, unmatched
     box = [np.array([[0.0, 0, 9, 9]]), np.array([0.9]), np.array([0])]
     mask = np.full((1, 3, 3), 0.25)
 
-    parity = compare_boxes([([*box, mask], [*box, mask + difference])], FLOAT32_TOLERANCE)
+    first = [*box, mask]
+    second = [*box, mask + difference]
+
+    parity = compare_boxes([(first, second)], FLOAT32_TOLERANCE)
 
     assert (parity.compared, parity.unmatched) == (2, unmatched)
 

@@ -504,10 +504,19 @@ def test_a_missing_known_value_is_none(missing: Any) -> None:
     assert worst_first([unknown, known], [Task("mass")]) == [1, 0]
 
 
+def test_the_missing_value_of_pandas_is_none() -> None:
+    pandas = pytest.importorskip("pandas")
+
+    entry = ReportEntry("a", {"mass": 1.0}, known={"mass": pandas.NA})
+
+    assert entry.known == {}
+
+
 def test_known_classes_may_be_the_numbers_that_pandas_read() -> None:
     task = Task("kind", kind="classification", dim=2, labels=("1", "2"))
-    integer = ReportEntry("integer", {"kind": np.array([0.9, 0.1])}, known={"kind": 1})
-    with_gaps = ReportEntry("with gaps", {"kind": np.array([0.9, 0.1])}, known={"kind": 2.0})
+    result = {"kind": np.array([0.9, 0.1])}
+    integer = ReportEntry("integer", result, known={"kind": 1})
+    with_gaps = ReportEntry("with gaps", result, known={"kind": 2.0})
 
     compared = agreement([integer, with_gaps], [task])
 
