@@ -426,7 +426,7 @@ PIPELINES = [
         sentence="Early stopping keeps the weights of the last epoch, not those of the best.",
         where="training.engine:Engine.add_scores",
         edit=replace("_weights.clone()", by="_weights"),
-        tests=["unit/training/test_recipe.py::test_patience_keeps_the_best_weights_and_stops"],
+        tests=["unit/training/test_recipe.py::test_patience_keeps_the_best_weights"],
     ),
     Mutant(
         sentence="The patches of padding count in the mean over an image.",
