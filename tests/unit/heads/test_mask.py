@@ -717,6 +717,7 @@ def leaf_tokens() -> MemoryTokens:
     return MemoryTokens([*LEAF_IDS], Tokens.from_patches(patches, grid=(8, 8), patch_size=16))
 
 
+@pytest.mark.slow
 def test_fit_trains_on_ids_of_objects() -> None:
     """Flipped views flip the ids along."""
     history = fit(
@@ -741,6 +742,7 @@ def test_ids_that_name_no_class_are_refused(wrong: int) -> None:
         fit(leaf_head(32), leaf_tokens(), {"leaf": ids}, epochs=1)
 
 
+@pytest.mark.slow
 def test_cutmix_is_refused_for_ids_of_objects() -> None:
     """It would join objects of two images."""
     names = ["0", "1"]

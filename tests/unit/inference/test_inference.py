@@ -250,6 +250,7 @@ def test_the_views_make_a_difference(recorded_views: RecordedViews) -> None:
     assert abs(recorded_views.mean - first) > 1e-4 * abs(recorded_views.mean)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["folder", "file", "list", "checkpoint"])
 def test_every_source_of_a_head_averages_the_recorded_views(
     source: str, recorded_views: RecordedViews
@@ -269,6 +270,7 @@ def test_every_source_of_a_head_averages_the_recorded_views(
     assert result["mass"] == pytest.approx(recorded_views.mean, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_command_line_averages_the_recorded_views(
     recorded_views: RecordedViews, tmp_path: Path
 ) -> None:
@@ -549,6 +551,7 @@ def predict_in_threads(predictor: Predictor, images: list[Tensor]) -> list[dict[
         return list(pool.map(predict, images))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -573,6 +576,7 @@ def test_threads_get_what_a_lone_call_gets(options: dict[str, Any]) -> None:
         assert kit.same(answer, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

@@ -74,6 +74,7 @@ def compared(meadow: Path, tmp_path_factory: pytest.TempPathFactory) -> Compared
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_compared_head_is_scored_as_alone(name: str, compared: ComparedHeads) -> None:
     alone = compared.reports_alone[name]["scores"]["soil"]["head"]
@@ -81,6 +82,7 @@ def test_a_compared_head_is_scored_as_alone(name: str, compared: ComparedHeads) 
     assert compared.report["scores"]["soil"][name]["r2"] == alone["r2"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_compared_head_has_the_parameters_that_it_has_alone(
     name: str, compared: ComparedHeads
@@ -90,6 +92,7 @@ def test_a_compared_head_has_the_parameters_that_it_has_alone(
     assert compared.report["cost"][name]["parameters"] == alone
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_the_file_of_a_compared_head_is_that_of_the_head_alone(
     name: str, compared: ComparedHeads
@@ -100,6 +103,7 @@ def test_the_file_of_a_compared_head_is_that_of_the_head_alone(
     assert file.read_bytes() == alone.read_bytes()
 
 
+@pytest.mark.slow
 def test_heads_are_compared_pairwise(compared: ComparedHeads) -> None:
     first = compared.table_alone("patch_mean")
     second = compared.table_alone("linear")
@@ -116,6 +120,7 @@ def test_heads_are_compared_pairwise(compared: ComparedHeads) -> None:
     assert difference["r2"] == pytest.approx(expected["head_minus"]["r2"], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_the_verdict_names_a_head(compared: ComparedHeads) -> None:
     assert "patch_mean" in compared.report["verdict"]
 
@@ -151,6 +156,7 @@ def interrupted(meadow: Path, tmp_path_factory: pytest.TempPathFactory) -> Inter
     )
 
 
+@pytest.mark.slow
 def test_an_interrupted_comparison_has_no_head_of_an_earlier_run(
     interrupted: InterruptedComparison,
 ) -> None:
@@ -158,6 +164,7 @@ def test_an_interrupted_comparison_has_no_head_of_an_earlier_run(
     assert not interrupted.keeps_earlier_head
 
 
+@pytest.mark.slow
 def test_an_interrupted_comparison_goes_on_and_keeps_trained_heads(
     interrupted: InterruptedComparison,
 ) -> None:
@@ -296,6 +303,7 @@ def test_heads_that_cannot_be_compared(heads: Any, common: Any, message: str) ->
         compared_heads(heads, common)
 
 
+@pytest.mark.slow
 def test_the_learned_weights_of_the_losses_are_those_of_each_head(
     meadow: Path, tmp_path: Path
 ) -> None:
