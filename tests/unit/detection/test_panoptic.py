@@ -395,11 +395,11 @@ class PanopticRun:
     def scores(self) -> dict[str, Any]:
         """Those that the training reports."""
         report = json.loads((self.folder / "report.json").read_text())
-        return report["segments"]["head"]  # type: ignore[no-any-return]
+        return report["segments"]["head"]
 
     def evaluate(self) -> dict[str, Any]:
         truth = (self.truth.folder, self.truth.file)
-        return evaluate(self.folder, None, truth)["segments"]["head"]  # type: ignore[no-any-return]
+        return evaluate(self.folder, None, truth)["segments"]["head"]
 
 
 def train_on_scenes(folder: Path, count: int, blocks: str, *flags: object) -> PanopticRun:
@@ -516,7 +516,7 @@ def test_a_truth_of_three_paths_is_refused(short_run: PanopticRun) -> None:
     file = short_run.truth.file
 
     with pytest.raises(DataError, match="segments.json"):
-        evaluate(short_run.folder, file.parent, (short_run.truth.folder, file, file))  # type: ignore[arg-type]
+        evaluate(short_run.folder, file.parent, (short_run.truth.folder, file, file))
 
 
 @pytest.mark.slow
