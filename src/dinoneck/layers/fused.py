@@ -124,8 +124,10 @@ class _NormLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None, None]:
         """Normalise block by block again."""
-        x, centre = ctx.saved_tensors[:2]
-        needs_x_grad = len(ctx.saved_tensors) == 3  # the weight is kept then
+        # read once: activation checkpointing gives saved tensors a single time
+        saved = ctx.saved_tensors
+        x, centre = saved[:2]
+        needs_x_grad = len(saved) == 3  # the weight is kept then
         # sums over tokens in float32 or wider
         wide = torch.promote_types(grad.dtype, torch.float32)
         weight_grad = torch.zeros((), dtype=wide, device=grad.device)
@@ -136,7 +138,7 @@ class _NormLinear(torch.autograd.Function):
                 centred = F.layer_norm(rows, rows.shape[-1:], bias=-centre, eps=ctx.eps)  # (n, C)
                 weight_grad = weight_grad + row_grads.T @ centred.to(grad.dtype)  # (D, C)
                 if needs_x_grad:  # the derivative of LayerNorm
-                    weight = ctx.saved_tensors[2]
+                    weight = saved[2]
                     inner = (row_grads @ weight).to(wide)
                     normed = centred.to(wide) + centre.to(wide)
                     variance = rows.to(wide).var(dim=-1, correction=0, keepdim=True)
