@@ -208,6 +208,11 @@ ROWS: list[Row] = [
         DataError,
         ("1 image", "'s4' with -3", "--minimum"),
     ),
+    (
+        lambda: y(at(4, 30), Task("y", maximum=6)),
+        DataError,
+        ("1 image", "'s4' with 30", "--maximum"),
+    ),
     (lambda: y(Y - 2.5, Task("y", minimum=0)), DataError, ("3 images", "'y'", "'s0' with -2.5")),
     (
         lambda: y(at(0, -2), Task("y", transform=TargetTransform(log1p=True))),
