@@ -35,7 +35,8 @@ def words_of(table: Path, heads: Sequence[str], out: Path, **options: int) -> li
     """The words of a short training of several heads for the soil of a table."""
     words = ["train", "--csv", str(table), "--targets", "soil", "--backbone", "dinoneck_tiny"]
     for name, value in options.items():
-        words += [f"--{name.replace('_', '-')}", str(value)]
+        flag = "--" + name.replace("_", "-")
+        words += [flag, str(value)]
     return [*words, "--out", str(out), "--heads", *heads]
 
 
@@ -209,7 +210,11 @@ def prepare_three_heads(table: Path, folder: Path) -> dict[str, dict[str, Any]]:
     arguments = {"type": "fpn", "fpn_dim": 16, "num_levels": 2, "hidden_dim": 24}
     config = a_run(table, ["soil"], head=arguments)
     trainers = prepare_heads(config, ["fpn", "patch_mean", "linear"], folder)
-    return {name: trainer.heads["0"].config for name, trainer in trainers.items()}
+
+    configs = {}
+    for name, trainer in trainers.items():
+        configs[name] = trainer.heads["0"].config
+    return configs
 
 
 def test_each_head_gets_the_arguments_that_it_has(meadow: Path, tmp_path: Path) -> None:

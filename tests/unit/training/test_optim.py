@@ -468,10 +468,12 @@ class MixedLoss:
 
     def of(self, mixed_tokens: Tokens, partners: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of tokens with the targets of their samples, or of the samples before those."""
-        shift = 1 if partners else 0
-        values = {name: x.roll(shift, 0) for name, x in self.values.items()}
-        masks = {name: x.roll(shift, 0) for name, x in self.masks.items()}
-        return self.loss(self.head(mixed_tokens), values, masks)
+        outputs = self.head(mixed_tokens)
+        if not partners:
+            return self.loss(outputs, self.values, self.masks)
+        values = {name: x.roll(1, 0) for name, x in self.values.items()}
+        masks = {name: x.roll(1, 0) for name, x in self.masks.items()}
+        return self.loss(outputs, values, masks)
 
 
 @pytest.fixture

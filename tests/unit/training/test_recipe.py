@@ -162,9 +162,15 @@ def plain_gradients(weights: Weights, patches: Tensor, y: Tensor) -> Weights:
     leaves = {name: weight.clone().requires_grad_() for name, weight in weights.items()}
     loss = (plain_forward(leaves, patches) - y).square().mean()
     gradients = torch.autograd.grad(loss, list(leaves.values()))
-    norm = torch.cat([gradient.flatten() for gradient in gradients]).norm()
-    shrink = min(1.0, 0.5 / (norm.item() + 1e-6))
-    return {name: shrink * gradient for name, gradient in zip(leaves, gradients, strict=True)}
+
+    flat = [gradient.flatten() for gradient in gradients]
+    norm = torch.cat(flat).norm().item()
+    shrink = min(1.0, 0.5 / (norm + 1e-6))
+
+    scaled = {}
+    for name, gradient in zip(leaves, gradients, strict=True):
+        scaled[name] = shrink * gradient
+    return scaled
 
 
 def plain_lr(step: int) -> float:
