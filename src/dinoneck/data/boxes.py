@@ -268,7 +268,9 @@ class BoxImages(ListedImages):
         return torch.tensor(labels, dtype=torch.int64)
 
     def mask_crops(self, i: int) -> list[MaskCrop]:
-        """Return the mask of each box of an image around its pixels, for large images; that is not decoded.
+        """Return the mask of each box of an image, cut out around its pixels; the image is not decoded.
+
+        In large images that takes far less memory than whole masks.
 
         Raises:
             DataError: without ``masks=True``.
@@ -293,7 +295,7 @@ class BoxImages(ListedImages):
         return self.object_map(i).ids()
 
     def object_map(self, i: int) -> ObjectMap:
-        """Return which object every pixel of an image belongs to; of those of :meth:`pixels`, any number.
+        """Return which object every pixel of an image belongs to, as :meth:`pixels`, for any number of objects.
 
         Raises:
             DataError: without ``masks=True``, or if the image has another size than in the JSON.
@@ -303,6 +305,7 @@ class BoxImages(ListedImages):
         size = self._check_size(i)
         objects = self._objects[i]
         crops = [_crop(entry, *size) for entry in objects]
+        # drawn first: crowd regions; then objects, the large ones before the small ones
         order = sorted(
             range(len(objects)),
             key=lambda row: (not objects[row].is_crowd, -crops[row].pixels.sum()),

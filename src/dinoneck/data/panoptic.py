@@ -254,7 +254,7 @@ class PanopticImages(ListedImages):
         return self.object_map(i).ids()
 
     def object_map(self, i: int) -> ObjectMap:
-        """Return which segment every pixel of an image belongs to; of those of :meth:`pixels`, any number.
+        """Return which segment every pixel of an image belongs to, as :meth:`pixels`, for any number of segments.
 
         Raises:
             DataError: as :meth:`pixels`, but for the number of segments.

@@ -146,7 +146,7 @@ def read_size_and_orientation(image: Picture) -> tuple[tuple[int, int], int]:
             size = (image.width, image.height)
         return size, stored or orientation
     if isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[-1] not in (1, 3, 4):
-        # read_planes rejects other bands than grey or colours
+        # of other bands than grey or colours, which read_planes rejects
         return (image.shape[0], image.shape[1]), UPRIGHT
     height, width = read_planes(image, bits=bit_depth.FILE_BITS).shape[-2:]
     return (height, width), UPRIGHT
