@@ -206,7 +206,7 @@ class BoxImages(ListedImages):
             self.masks = masks
             self.bits = bits
             self.clipped = 0
-            self._objects = self._sort(boxes)
+            self._objects = self._objects_of_images(boxes)
         self._log_repairs()
         self._log_skipped(boxes)
 
@@ -352,11 +352,12 @@ class BoxImages(ListedImages):
             "categories": categories,
         }
 
-    def _sort(self, boxes: Sequence[CocoBox]) -> list[list[_BoxObject]]:
-        """Clip the boxes, compare them with their images and masks, and sort them to their images."""
+    def _objects_of_images(self, boxes: Sequence[CocoBox]) -> list[list[_BoxObject]]:
+        """The objects of each image: boxes are clipped, and compared with their images and masks."""
+        crowds_are_regions = self.crowd == "ignore"
         selected = self._select(boxes)
         bboxes = bboxes_of(selected)
-        equal = find_equal(selected, bboxes, with_crowds=self.crowd == "ignore")
+        equal = find_equal(selected, bboxes, crowds_are_regions=crowds_are_regions)
         lost = Counter[str]()  # reason -> boxes that show nothing
         visible: list[BoxOfImage] = []
         for entry in selected:
@@ -368,17 +369,15 @@ class BoxImages(ListedImages):
                 self._count_skipped(entry, TWICE)
             else:
                 visible.append(entry)
-        # repairs of masks that are only compared are not reported
-        repairs = self.repaired if self.masks else Repairs()
-        if self.masks:
-            self._check_masked(visible)
-        for entry in visible:
-            entry.shape = self._read_shape(entry, repairs)
+        self._read_shapes(visible)
+
+        # what the file says of its boxes, in this order: the first error explains those that follow
         self._check_sizes(reaching_over_edge(selected, bboxes))
         check_forms(self.file, selected, bboxes, lost)
         self._check_boxes(visible)
         self._warn_of_contradictions(equal, visible)
-        warn_of_twins(self.file, visible, with_crowds=self.crowd == "ignore")
+        warn_of_twins(self.file, visible, crowds_are_regions=crowds_are_regions)
+
         objects: dict[Any, list[_BoxObject]] = {image_id: [] for image_id in self.ids}
         for entry in visible:
             if self.masks and _shows_nothing(entry):
@@ -386,6 +385,19 @@ class BoxImages(ListedImages):
             else:
                 objects[entry.image.id].append(self._object_of(entry))
         return list(objects.values())
+
+    def _read_shapes(self, boxes: Sequence[BoxOfImage]) -> None:
+        """Read the masks of boxes into their ``shape``.
+
+        Raises:
+            DataError: with ``masks=True``, if none of the boxes has a mask, or one cannot be read.
+        """
+        # repairs of masks that are only compared are not reported
+        repairs = self.repaired if self.masks else Repairs()
+        if self.masks:
+            self._check_masked(boxes)
+        for entry in boxes:
+            entry.shape = self._read_shape(entry, repairs)
 
     def _check_sizes(self, boxes: Sequence[BoxOfImage]) -> None:
         """Compare the sizes of the images of some boxes with their files: other sizes explain the boxes.
