@@ -27,8 +27,8 @@ def is_deep(image: Image.Image) -> bool:
 
 
 def _is_deep_tile(tile: ImageFile._Tile) -> bool:
-    decoder = tile[0]
-    arguments = tile[3]
+    decoder = tile.codec_name
+    arguments = tile.args
     if decoder in _PNM_DECODERS and isinstance(arguments, tuple):
         # others state a smaller range, to which Pillow scales
         return bool(arguments[-1] == FULL)
@@ -70,7 +70,7 @@ def low_bytes(file: bytes) -> Image.Image | None:
 
 
 def _raw_mode(tile: ImageFile._Tile) -> str:
-    arguments = tile[3]
+    arguments = tile.args
     if isinstance(arguments, str):
         return arguments
     return str(arguments[0]) if arguments else ""

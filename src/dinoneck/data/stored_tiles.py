@@ -5,28 +5,33 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageFile
 
 from dinoneck.atomic import open_regular
 
 _STORED_AS = "dinoneck: arguments of the decoder"  # an entry of Image.info
 
 
-def tiles_of(image: Image.Image) -> tuple[Any, ...]:
+def tiles_of(image: Image.Image) -> list[ImageFile._Tile]:
     """Return the decoder's tiles of an image; of one that is decoded those of its file.
 
     None are returned if the file is not known, or is another one now.
     """
-    tiles = tuple(getattr(image, "tile", ()))
+    tiles = _tiles(image)
     filename = getattr(image, "filename", "")
     if tiles or image.format is None or not filename:
         return tiles
     try:
         with open_regular(Path(filename)) as file, Image.open(file) as header:
             is_same = header.format == image.format and header.size == image.size
-            return tuple(getattr(header, "tile", ())) if is_same else ()
+            return _tiles(header) if is_same else []
     except Exception:  # it is gone or damaged, which raises many kinds of errors
-        return ()
+        return []
+
+
+def _tiles(image: Image.Image) -> list[ImageFile._Tile]:
+    # plug-ins of others write plain tuples
+    return [ImageFile._Tile(*tile) for tile in getattr(image, "tile", ())]
 
 
 def tile_arguments(image: Image.Image) -> tuple[Any, ...]:
@@ -38,7 +43,7 @@ def tile_arguments(image: Image.Image) -> tuple[Any, ...]:
     if noted:
         return noted
     for tile in tiles_of(image):
-        arguments = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
+        arguments = tile.args if isinstance(tile.args, tuple) else (tile.args,)
         image.info[_STORED_AS] = arguments
         return arguments
     return ()
