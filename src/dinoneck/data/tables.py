@@ -917,15 +917,14 @@ def _warn_of_thousands_in_classes(what: str, counts: Mapping[str, int]) -> None:
         notation = Notation(mark)
         if not notation.fits(texts):
             continue
-        pair = doubtful_thousands(texts, notation.read(texts), mark)
-        if pair is not None:
-            decimal, whole_number = pair
+        doubt = doubtful_thousands(texts, notation.read(texts), mark)
+        if doubt is not None:
             logger.warning(
                 "%s has the class %r next to %r; if the mark is between thousands, write the numbers "
                 "without it",
                 what,
-                decimal,
-                whole_number,
+                doubt.decimal,
+                doubt.whole,
             )
 
 
