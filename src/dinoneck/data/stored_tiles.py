@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from PIL import Image, ImageFile
+from PIL import Image
 
 from dinoneck.atomic import open_regular
 
 _STORED_AS = "dinoneck: arguments of the decoder"  # an entry of Image.info
 
 
-def tiles_of(image: Image.Image) -> list[ImageFile._Tile]:
+class Tile(NamedTuple):
+    """A part of a file's pixels, in the order in which Pillow lists what it hands to a decoder.
+
+    Attributes:
+        decoder: its name.
+        extents: left, top, right and bottom in the image.
+        offset: where it begins in the file.
+        args: arguments of the decoder.
+    """
+
+    decoder: str
+    extents: tuple[int, int, int, int] | None
+    offset: int = 0
+    args: Any = None
+
+
+def tiles_of(image: Image.Image) -> list[Tile]:
     """Return the decoder's tiles of an image; of one that is decoded those of its file.
 
     None are returned if the file is not known, or is another one now.
@@ -29,9 +45,8 @@ def tiles_of(image: Image.Image) -> list[ImageFile._Tile]:
         return []
 
 
-def _tiles(image: Image.Image) -> list[ImageFile._Tile]:
-    # plug-ins of others write plain tuples
-    return [ImageFile._Tile(*tile) for tile in getattr(image, "tile", ())]
+def _tiles(image: Image.Image) -> list[Tile]:
+    return [Tile(*tile) for tile in getattr(image, "tile", ())]
 
 
 def tile_arguments(image: Image.Image) -> tuple[Any, ...]:
