@@ -71,13 +71,11 @@ def repair(content: dict[str, Any], file: Path, repairs: Repairs) -> None:
     _repair_boxes(annotations, repairs)
     _repair_names(categories, repairs)
     if images:
-        read_keys = ("file_name", "width", "height")
-        _drop_repeated(content, "images", "id", read_keys, repairs)
+        _drop_repeated(content, "images", "id", ("file_name", "width", "height"), repairs)
     if categories:
         _drop_repeated(content, "categories", "id", ("name", "isthing"), repairs)
     if segments:
-        read_keys = ("file_name", "segments_info")
-        _drop_repeated(content, "annotations", "image_id", read_keys, repairs)
+        _drop_repeated(content, "annotations", "image_id", ("file_name", "segments_info"), repairs)
 
 
 def entries_of(values: Any) -> Entries:
