@@ -187,9 +187,9 @@ PIPELINES = [
         sentence="A missing number of a table is read as 0.",
         where="data.tables:read_table",
         edit=replace(
-            "_numbers(_texts, _what, _column, _sheet, may_be_classes=_flag)",
-            by="""_numbers(_texts, _what, _column, _sheet, may_be_classes=_flag).reindex(
-                _sheet.ids, fill_value=0.0
+            'pd.Series(_numbers.values, _texts.index, dtype="float64")',
+            by="""pd.Series(_numbers.values, _texts.index, dtype="float64").reindex(
+                sheet.ids, fill_value=0.0
             )""",
         ),
         tests=["unit/data/test_tables.py::test_numbers_words_and_gaps"],

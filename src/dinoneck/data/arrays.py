@@ -57,7 +57,12 @@ def _holds_times(array: Array) -> bool:
 
 
 def class_codes(values: Any, name: str, classes: Sequence[str]) -> Any:
-    """Return the classes of a Series as their indices in ``classes``, none = its own, -1 = missing; others as they are.
+    """Return the index of the class of each row, -1 = missing; what is no Series of classes as it is.
+
+    Args:
+        values: a categorical Series, or anything else.
+        name: of the target, for messages.
+        classes: those to number by; empty = the categories of the Series.
 
     Raises:
         DataError: for a class that is not one of them.
@@ -134,6 +139,12 @@ def by_id(
 
     The index of a Series holds its ids, unless it holds row numbers and ``ids`` are passed.
 
+    Args:
+        values: the values.
+        name: of the target, for messages.
+        ids: one per value; None = ``values`` holds them itself.
+        spelling: makes one key of an id; ids with equal keys are one.
+
     Raises:
         DataError: for values without ids, ids without an order, another number of ids, ids of other
             rows, or an id with several values.
@@ -148,14 +159,16 @@ def by_id(
         _check_has_order(ids)
         values = _without_row_numbers(values, name, ids)
     if hasattr(values, "items"):
-        ids, values = zip(*values.items(), strict=True) if len(values) else ((), ())
+        pairs = list(values.items())
+        ids = [image_id for image_id, _ in pairs]
+        values = [value for _, value in pairs]
     if ids is None or len(ids) != len(values):
-        given = "no ids" if ids is None else f"{len(ids)} ids"
+        num_ids = "no ids" if ids is None else f"{len(ids)} ids"
         raise DataError(
-            f"{name} has {len(values)} values and {given}; pass {{id: value}}, or target_ids="
+            f"{name} has {len(values)} values and {num_ids}; pass {{id: value}}, or target_ids="
         )
-    spelt = [spelling(image_id) for image_id in ids]
-    repeated = [repr(image_id) for image_id, count in Counter(spelt).items() if count > 1]
+    keys = [spelling(image_id) for image_id in ids]
+    repeated = [repr(key) for key, count in Counter(keys).items() if count > 1]
     if repeated:
         raise DataError(
             f"{counted(len(repeated), 'id')} with several rows in {name}: {some_of(repeated, 3)}; "
@@ -163,7 +176,7 @@ def by_id(
         )
     if isinstance(values, Tensor):
         values = values.detach().cpu()
-    return dict(zip(spelt, values, strict=True))
+    return dict(zip(keys, values, strict=True))
 
 
 def _without_row_numbers(values: Any, name: str, ids: Sequence[Any]) -> Any:
@@ -188,7 +201,7 @@ def _without_row_numbers(values: Any, name: str, ids: Sequence[Any]) -> Any:
 
 
 def _check_has_order(ids: Any) -> None:
-    """Raise a DataError for a generator, which has one reading, and for a set, whose order is any."""
+    """Raise a DataError for a generator, which can be read once, and for a set, which has no order."""
     if isinstance(ids, set | frozenset) or not hasattr(ids, "__len__"):
         raise DataError(
             f"target_ids is a {type(ids).__name__}; expected a list, with one id for each row of "

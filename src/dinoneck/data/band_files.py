@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from dinoneck.data.mask_pixels import MAX_OPENED, has_one_band
@@ -36,17 +36,26 @@ def bands_beside(images: Sequence[Path]) -> list[Companion]:
     They have names of bands, which are the same in all scenes, and one band each.
     """
     for scenes in _possible_scenes(images):
-        found = [files for files in scenes.values() if len(files) > 1]
-        if len(found) < _LEAST_SCENES:
+        with_bands = [file_of_band for file_of_band in scenes.values() if len(file_of_band) > 1]
+        if len(with_bands) < _LEAST_SCENES:
             continue
-        [(bands, number)] = Counter(frozenset(files) for files in found).most_common(1)
-        if number < max(_LEAST_SCENES, _NEARLY_ALL * len(found)) or not _are_bands(bands):
+        # the bands that most scenes have
+        counts = Counter(frozenset(file_of_band) for file_of_band in with_bands)
+        bands, number = counts.most_common(1)[0]
+        if number < max(_LEAST_SCENES, _NEARLY_ALL * len(with_bands)) or not _are_bands(bands):
             continue
-        files_of_bands = [[files[band] for band in sorted(files)] for files in found]
-        if not all(map(has_one_band, files_of_bands[0][:MAX_OPENED])):
+        in_order = [_in_order_of_bands(file_of_band) for file_of_band in with_bands]
+        if not all(map(has_one_band, in_order[0][:MAX_OPENED])):
             continue
-        return [Companion(file, first) for first, *rest in files_of_bands for file in rest]
+        companions = []
+        for files in in_order:
+            companions += [Companion(file, files[0]) for file in files[1:]]
+        return companions
     return []
+
+
+def _in_order_of_bands(file_of_band: Mapping[str, Path]) -> list[Path]:
+    return [file_of_band[band] for band in sorted(file_of_band)]
 
 
 def _possible_scenes(images: Sequence[Path]) -> Iterator[dict[str, dict[str, Path]]]:
@@ -54,9 +63,9 @@ def _possible_scenes(images: Sequence[Path]) -> Iterator[dict[str, dict[str, Pat
     for split in (_by_last_word, _by_first_word, _by_micasense, _by_phantom):
         scenes: dict[str, dict[str, Path]] = {}
         for file in images:
-            names = split(file)
-            if names is not None:
-                scene, band = names
+            scene_and_band = split(file)
+            if scene_and_band is not None:
+                scene, band = scene_and_band
                 scenes.setdefault(scene, {})[band.lower()] = file
         yield scenes
 
@@ -66,7 +75,7 @@ def _by_last_word(file: Path) -> tuple[str, str] | None:
     if match is None:
         return None
     band = match[2].lower()
-    is_band = band in _COLOURS | _LETTERS or _NUMBERED.fullmatch(band) is not None
+    is_band = band in _COLOURS or band in _LETTERS or _NUMBERED.fullmatch(band) is not None
     return (match[1], band) if is_band else None
 
 

@@ -71,7 +71,7 @@ def scale(values: Values, bits: int | None, name: str, *, white_is_zero: bool = 
 def may_hold_less(stated_bits: int) -> bool:
     """Whether a file that states so many bits may hold the numbers of a camera of fewer.
 
-    15 bits are no camera's: a part of the range may be used, as of 16.
+    No camera has 15 bits: a file that states them may hold 12 or 14 bits, as one of 16 bits may.
     """
     return stated_bits > CAMERA_BITS[-1]
 

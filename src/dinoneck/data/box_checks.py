@@ -29,18 +29,19 @@ _FEWEST_CENTRES = 2  # boxes over the edge; a single one may be drawn loosely
 # of the boxes may show nothing, or have no value above 1, by accident; if more do, all boxes are of
 # another form, such as shares of the sides
 _MOST_LOST = 0.99
-# boxes that cover less than this part of their images, from the upper left corner on, are probably
-# of smaller copies; of 30 or more boxes it does not happen by chance
+# Boxes drawn in a smaller copy of the images all lie in the upper left corner of the images. If 30
+# boxes or more end before the middle of both sides, this does not happen by chance.
 _MOST_OF_CORNER = 0.5
 _FEWEST_OF_CORNER = 30
-# Of boxes in a larger corner the numbers tell: how many begin nearer to the left edge than any ends
-# to the right one, and so in y. Wherever objects lie in photos, each of them would as soon be nearer
-# to the other edge, 20 in each direction by a chance of 2^-40. A copy begins at the edge, and is as
-# much smaller in both directions; a camera that looks at one place seldom shows both.
+# If they reach further, up to 0.8 of the sides, three more facts are needed. The first boxes begin at
+# the left and upper edge, as a copy does. The free stripe at the right is as large a share of the width
+# as the one at the bottom of the height, as a copy is smaller by one factor. And 20 boxes or more
+# begin nearer to the left edge than the free stripe is wide, and likewise in y: each object of a photo
+# would be as near to the right edge as often, so this has a chance of 2^-40.
 _MOST_OF_LARGER_CORNER = 0.8
 _FEWEST_NEARER = 20
-_EDGE = 0.05  # of the sides, from the first boxes to the edge
-_EQUAL_SHARES = 0.05  # of the sides, by which the last boxes may end apart in x and in y
+_EDGE = 0.05  # share of a side, from the edge to the first box
+_EQUAL_SHARES = 0.05  # difference of the two shares of sides at which the last boxes end
 # of the boxes may be as large as their images by accident, and a box is if it has so much of both
 # sides
 _MOST_WHOLE = 0.9
@@ -136,8 +137,7 @@ def _check_edges(file: Path, boxes: Sequence[BoxOfImage], bboxes: Array, sides: 
     num_over = int(over_edge.sum())
     if not num_over:
         return
-    rows = np.flatnonzero(over_edge).tolist()
-    first = boxes[rows[0]]
+    first = boxes[int(over_edge.argmax())]
     other_form = ""
     if first.is_of_mask:
         message = (

@@ -49,6 +49,7 @@ class BoxOfImage:
     @property
     def is_of_mask(self) -> bool:
         """Whether the bbox is that of the mask, as the annotation has none."""
+        # the annotation's own bbox is passed on as it is; any other one was made from the mask
         return self.bbox is not self.box.bbox
 
     @property

@@ -206,7 +206,7 @@ class BoxImages(ListedImages):
             self.masks = masks
             self.bits = bits
             self.clipped = 0
-            self._objects = self._sort(boxes)
+            self._objects = self._objects_of_images(boxes)
         self._log_repairs()
         self._log_skipped(boxes)
 
@@ -268,7 +268,9 @@ class BoxImages(ListedImages):
         return torch.tensor(labels, dtype=torch.int64)
 
     def mask_crops(self, i: int) -> list[MaskCrop]:
-        """Return the mask of each box of an image around its pixels, for large images; that is not decoded.
+        """Return the mask of each box of an image, cut out around its pixels; the image is not decoded.
+
+        In large images that takes far less memory than whole masks.
 
         Raises:
             DataError: without ``masks=True``.
@@ -293,7 +295,7 @@ class BoxImages(ListedImages):
         return self._object_map(i).ids()
 
     def _object_map(self, i: int) -> ObjectMap:
-        """Which object every pixel of an image belongs to; of those of :meth:`pixels`, any number.
+        """Which object every pixel of an image belongs to, as :meth:`pixels`, for any number of objects.
 
         Raises:
             DataError: without ``masks=True``, or if the image has another size than in the JSON.
@@ -303,6 +305,7 @@ class BoxImages(ListedImages):
         size = self._check_size(i)
         objects = self._objects[i]
         crops = [_crop(entry, *size) for entry in objects]
+        # drawn first: crowd regions; then objects, the large ones before the small ones
         order = sorted(
             range(len(objects)),
             key=lambda row: (not objects[row].is_crowd, -crops[row].pixels.sum()),
@@ -349,11 +352,12 @@ class BoxImages(ListedImages):
             "categories": categories,
         }
 
-    def _sort(self, boxes: Sequence[CocoBox]) -> list[list[_BoxObject]]:
-        """Clip the boxes, compare them with their images and masks, and sort them to their images."""
+    def _objects_of_images(self, boxes: Sequence[CocoBox]) -> list[list[_BoxObject]]:
+        """The objects of each image: boxes are clipped, and compared with their images and masks."""
+        crowds_are_regions = self.crowd == "ignore"
         selected = self._select(boxes)
         bboxes = bboxes_of(selected)
-        equal = find_equal(selected, bboxes, with_crowds=self.crowd == "ignore")
+        equal = find_equal(selected, bboxes, crowds_are_regions=crowds_are_regions)
         lost = Counter[str]()  # reason -> boxes that show nothing
         visible: list[BoxOfImage] = []
         for entry in selected:
@@ -365,17 +369,15 @@ class BoxImages(ListedImages):
                 self._count_skipped(entry, TWICE)
             else:
                 visible.append(entry)
-        # repairs of masks that are only compared are not reported
-        repairs = self.repaired if self.masks else Repairs()
-        if self.masks:
-            self._check_masked(visible)
-        for entry in visible:
-            entry.shape = self._read_shape(entry, repairs)
+        self._read_shapes(visible)
+
+        # what the file says of its boxes, in this order: the first error explains those that follow
         self._check_sizes(reaching_over_edge(selected, bboxes))
         check_forms(self.file, selected, bboxes, lost)
         self._check_boxes(visible)
         self._warn_of_contradictions(equal, visible)
-        warn_of_twins(self.file, visible, with_crowds=self.crowd == "ignore")
+        warn_of_twins(self.file, visible, crowds_are_regions=crowds_are_regions)
+
         objects: dict[Any, list[_BoxObject]] = {image_id: [] for image_id in self.ids}
         for entry in visible:
             if self.masks and _shows_nothing(entry):
@@ -383,6 +385,19 @@ class BoxImages(ListedImages):
             else:
                 objects[entry.image.id].append(self._object_of(entry))
         return list(objects.values())
+
+    def _read_shapes(self, boxes: Sequence[BoxOfImage]) -> None:
+        """Read the masks of boxes into their ``shape``.
+
+        Raises:
+            DataError: with ``masks=True``, if none of the boxes has a mask, or one cannot be read.
+        """
+        # repairs of masks that are only compared are not reported
+        repairs = self.repaired if self.masks else Repairs()
+        if self.masks:
+            self._check_masked(boxes)
+        for entry in boxes:
+            entry.shape = self._read_shape(entry, repairs)
 
     def _check_sizes(self, boxes: Sequence[BoxOfImage]) -> None:
         """Compare the sizes of the images of some boxes with their files: other sizes explain the boxes.

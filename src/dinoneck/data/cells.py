@@ -141,7 +141,7 @@ def is_number(text: str) -> bool:
 
 
 def label_of(text: str) -> str:
-    """Return one of several spellings of a number; other texts as they are."""
+    """Return the same text for all spellings of a number, such as 1, 1.0 and 01; other texts as they are."""
     if not is_number(text):
         return text
     number = Decimal(text).normalize(Context(prec=len(text)))  # no digit is lost

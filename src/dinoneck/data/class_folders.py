@@ -7,6 +7,7 @@ merely unusual is read and named in a warning. Neither pandas nor torch is impor
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
 from collections import Counter
@@ -14,7 +15,13 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dinoneck.data.folder_texts import also_there, as_options, as_two_commands, listed
+from dinoneck.data.folder_texts import (
+    PartFolders,
+    also_there,
+    as_options,
+    as_two_commands,
+    listed,
+)
 from dinoneck.data.folder_words import (
     CAMERA_WORDS,
     COPY_WORDS,
@@ -262,14 +269,13 @@ def _check_sensors(candidates: _Candidates) -> None:
     """Raise a DataError for pictures of one scene by several sensors: ``rgb/0.png`` and ``depth/0.png``."""
     if not _are_called_sensors(candidates.folders):
         return
-    for sensor in candidates.folders:
-        for other in candidates.folders:
-            stems = stems_without_sensor(sensor)
-            other_stems = stems_without_sensor(other)
-            fewest = min(len(stems), len(other_stems))
-            is_one_scene = len(stems & other_stems) >= _NEARLY_ALL * fewest
-            if sensor is other or not is_one_scene or not words_of(sensor.name) & SENSOR_WORDS:
-                continue
+    for sensor, other in itertools.permutations(candidates.folders, 2):
+        if not words_of(sensor.name) & SENSOR_WORDS:
+            continue
+        stems = stems_without_sensor(sensor)
+        other_stems = stems_without_sensor(other)
+        fewest = min(len(stems), len(other_stems))
+        if len(stems & other_stems) >= _NEARLY_ALL * fewest:
             raise DataError(
                 f"{candidates.text}, and {sensor.name} has a picture for each of {other.name}: one "
                 f"scene by several sensors, or classes? Name one folder: {as_options(other.path)}; "
@@ -291,14 +297,13 @@ def _are_called_sensors(folders: Sequence[ImageFolder]) -> bool:
 
 def _check_masks(candidates: _Candidates) -> None:
     """Raise a DataError for a folder that has an image like a mask for each image of another one."""
-    certain = (pair for pair in mirrored_masks(candidates.folders) if pair.is_certain)
-    mirrored = next(certain, None)
-    if mirrored is not None:
-        options = as_options(mirrored.images.path, mirrored.masks.path)
-        raise DataError(
-            f"{candidates.text}: {mirrored.masks.name} has an image like a mask for each of "
-            f"{mirrored.images.name}: {options}. {candidates.as_classes}"
-        )
+    for pair in mirrored_masks(candidates.folders):
+        if pair.is_certain:
+            options = as_options(pair.images.path, pair.masks.path)
+            raise DataError(
+                f"{candidates.text}: {pair.masks.name} has an image like a mask for each of "
+                f"{pair.images.name}: {options}. {candidates.as_classes}"
+            )
 
 
 def _check_parts(candidates: _Candidates) -> None:
@@ -314,13 +319,13 @@ def _check_parts(candidates: _Candidates) -> None:
 
 def one_part_alone(folders: Sequence[ImageFolder]) -> str:
     """Return how to read one of several parts, for the end of a message."""
-    parts: dict[str, tuple[Path, Path | None]] = {}
+    parts = {}
     for folder in folders:
         pairs = mask_pairs(folder)
         if len(pairs) == 1:
-            parts[folder.name] = (pairs[0].images.path, pairs[0].masks.path)
+            parts[folder.name] = PartFolders(pairs[0].images.path, pairs[0].masks.path)
         elif len(folder.with_images()) > 1:
-            parts[folder.name] = (folder.path, None)
+            parts[folder.name] = PartFolders(folder.path, masks=None)
     if not parts:
         return "or name the classes of their images in a table (--csv)"
     return as_two_commands(parts) or "or name one of them"
@@ -458,20 +463,20 @@ def _check_shared_subfolders(candidates: _Candidates) -> None:
 
 
 def _shared_subfolders(folders: Sequence[ImageFolder]) -> list[str]:
-    """The folders in folders of which all images are in such, if several have one in common; masks are ignored.
+    """The names of the folders in some folders, sorted, if several of these hold a folder of one name.
 
-    One name alone tells nothing: ``wheat/images`` and ``oats/images`` are classes.
+    Folders of masks do not count, nor what is in a folder that holds images itself. One name alone
+    tells nothing: ``wheat/images`` and ``oats/images`` are classes.
     """
-    inside = []
-    for folder in folders:
-        of_masks = {pair.masks.name for pair in mask_pairs(folder)}
-        if not folder.images:
-            inside.append({subfolder.name for subfolder in folder.with_images()} - of_masks)
     count_of = Counter[str]()
-    for names in inside:
-        count_of.update(names)
-    is_shared = max(count_of.values(), default=0) > 1
-    return sorted(count_of) if is_shared and len(count_of) > 1 else []
+    for folder in folders:
+        if folder.images:
+            continue
+        names_of_masks = {pair.masks.name for pair in mask_pairs(folder)}
+        names = {subfolder.name for subfolder in folder.with_images()}
+        count_of.update(names - names_of_masks)
+    is_any_shared = max(count_of.values(), default=0) > 1
+    return sorted(count_of) if is_any_shared and len(count_of) > 1 else []
 
 
 def _check_repeated_classes(candidates: _Candidates) -> None:

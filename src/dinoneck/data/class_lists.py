@@ -58,32 +58,32 @@ def warn_of_class_lists(
     """
     values = range(len(names)) if class_values is None else class_values
     value_of = dict(zip(names, values, strict=True))
-    for found in _lists_beside(
-        [Path(mask) for mask in masks if isinstance(mask, str | os.PathLike)]
-    ):
-        difference = _difference(value_of, found)
+    mask_files = [Path(mask) for mask in masks if isinstance(mask, str | os.PathLike)]
+    for class_list in _lists_beside(mask_files):
+        difference = _difference(value_of, class_list)
         if difference:
             logger.warning(
                 "%s numbers the classes otherwise than they are named: %s there (%s). If the masks "
                 "were made by it, name the classes in its order, or their numbers (--class-values)",
-                found.file,
+                class_list.file,
                 difference,
-                ", ".join(found.names),
+                ", ".join(class_list.names),
             )
 
 
-def _difference(value_of: Mapping[str, int], found: ClassList) -> str:
+def _difference(value_of: Mapping[str, int], class_list: ClassList) -> str:
     """The first class of which a list says another number, or another place among the others; "" = no class."""
-    listed_value_of = {
-        name: found.value_of[_plain(name)] for name in value_of if _plain(name) in found.value_of
-    }
+    listed_value_of = {}
+    for name in value_of:
+        if _plain(name) in class_list.value_of:
+            listed_value_of[name] = class_list.value_of[_plain(name)]
     as_read = sorted(listed_value_of, key=value_of.__getitem__)
     as_listed = sorted(listed_value_of, key=listed_value_of.__getitem__)
     for name, listed_name in zip(as_read, as_listed, strict=True):
         value = value_of[name]
-        if found.has_numbers and listed_value_of[name] != value:
+        if class_list.has_numbers and listed_value_of[name] != value:
             return f"'{name}' is read as {value}, and is {listed_value_of[name]}"
-        if not found.has_numbers and listed_name != name:
+        if not class_list.has_numbers and listed_name != name:
             return f"'{name}' is read as {value}, before '{listed_name}', and stands after it"
     return ""
 
@@ -102,18 +102,18 @@ def _lists_beside(masks: Sequence[Path]) -> Iterator[ClassList]:
     if not masks:
         return
     note = Path(f"{masks[0]}.aux.xml")
-    of_note = _read(note, _of_gdal, has_numbers=True)
-    if of_note is not None:
-        yield of_note
-    folders = dict.fromkeys(mask.parent for mask in masks)
-    looked_at: dict[Path, None] = {}
-    for folder in list(folders)[:_MOST_FOLDERS]:
-        looked_at |= dict.fromkeys([folder, *list(folder.parents)[:_FOLDERS_ABOVE]])
-    for folder in looked_at:
-        for name, read, has_numbers in _FILES:
-            found = _read(folder / name, read, has_numbers=has_numbers)
-            if found is not None:
-                yield found
+    list_of_note = _read(note, _of_gdal, has_numbers=True)
+    if list_of_note is not None:
+        yield list_of_note
+    mask_folders = dict.fromkeys(mask.parent for mask in masks)  # each once, in their order
+    folders: dict[Path, None] = {}
+    for folder in list(mask_folders)[:_MOST_FOLDERS]:
+        folders |= dict.fromkeys([folder, *list(folder.parents)[:_FOLDERS_ABOVE]])
+    for folder in folders:
+        for kind in _KINDS:
+            class_list = _read(folder / kind.name, kind.read, has_numbers=kind.has_numbers)
+            if class_list is not None:
+                yield class_list
 
 
 def _read(
@@ -125,15 +125,17 @@ def _read(
     try:
         with open_regular(file) as opened:
             content = opened.read(_LARGEST + 1)
-        names = read(content.decode("utf-8-sig"))
+        name_of = read(content.decode("utf-8-sig"))
     except (OSError, ValueError, TypeError, AttributeError, LookupError, RecursionError):
         return None  # a file of another program that happens to be called so
-    names = {value: name.strip() for value, name in names.items() if name.strip()}
-    value_of = {_plain(name): value for value, name in names.items()}
-    if len(content) > _LARGEST or len(names) < 2 or len(value_of) < len(names):
+    name_of = {value: name.strip() for value, name in name_of.items() if name.strip()}
+    value_of = {_plain(name): value for value, name in name_of.items()}
+    is_too_long = len(content) > _LARGEST
+    has_repeated_names = len(value_of) < len(name_of)
+    if is_too_long or has_repeated_names or len(name_of) < 2:
         return None
-    in_order = tuple(names[value] for value in sorted(names))
-    return ClassList(file, value_of, in_order, has_numbers)
+    names = tuple(name_of[value] for value in sorted(name_of))
+    return ClassList(file, value_of, names, has_numbers)
 
 
 def _of_lines(text: str) -> Mapping[int, str]:
@@ -178,12 +180,26 @@ def _of_gdal(text: str) -> Mapping[int, str]:
     return {}
 
 
-# name of a file, how it is read, and whether it states numbers
-_FILES: Sequence[tuple[str, Callable[[str], Mapping[int, str]], bool]] = (
-    ("class_names.txt", _of_lines, False),
-    ("classes.txt", _of_lines, False),
-    ("labels.txt", _of_lines, False),
-    ("labelmap.txt", _of_cvat, False),
-    ("_classes.csv", _of_roboflow, True),
-    ("dataset.json", _of_nnunet, True),
+@dataclass(frozen=True)
+class _Kind:
+    """A kind of list of classes.
+
+    Attributes:
+        name: of the file.
+        read: its text -> number -> name of a class.
+        has_numbers: whether it states the numbers, as :class:`ClassList` has it.
+    """
+
+    name: str
+    read: Callable[[str], Mapping[int, str]]
+    has_numbers: bool
+
+
+_KINDS = (
+    _Kind("class_names.txt", _of_lines, has_numbers=False),
+    _Kind("classes.txt", _of_lines, has_numbers=False),
+    _Kind("labels.txt", _of_lines, has_numbers=False),
+    _Kind("labelmap.txt", _of_cvat, has_numbers=False),
+    _Kind("_classes.csv", _of_roboflow, has_numbers=True),
+    _Kind("dataset.json", _of_nnunet, has_numbers=True),
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -94,17 +93,20 @@ def _match_names(classes: Sequence[str], names: Iterable[str], file: Path) -> di
     exact = {name: name for name in classes if name in names}
     if len(exact) == len(classes):
         return exact
-    names_of: dict[str, list[str]] = {}  # without case and blanks -> names of categories
+    categories_of: dict[str, list[str]] = {}  # without case and blanks -> names of categories
     for name in names:
-        names_of.setdefault(without_case_and_blanks(name), []).append(name)
-    keys = Counter(map(without_case_and_blanks, classes))
+        categories_of.setdefault(without_case_and_blanks(name), []).append(name)
+    num_classes_of = Counter(map(without_case_and_blanks, classes))
     matched = {}
     for name in classes:
-        alike = names_of.get(without_case_and_blanks(name), [])
         if name in exact:
             matched[name] = name
-        elif len(alike) == 1 and keys[without_case_and_blanks(name)] == 1:
-            matched[name] = alike[0]
+            continue
+        key = without_case_and_blanks(name)
+        categories = categories_of.get(key, [])
+        is_one_to_one = len(categories) == 1 and num_classes_of[key] == 1
+        if is_one_to_one:
+            matched[name] = categories[0]
     other = [f"{name!r} is {category!r}" for name, category in matched.items() if name != category]
     if other:
         logger.warning(
@@ -116,14 +118,13 @@ def _match_names(classes: Sequence[str], names: Iterable[str], file: Path) -> di
 
 
 def without_case_and_blanks(name: str) -> str:
-    """A name in lower case, with one blank for several, and none or invisible marks at its ends.
+    """Return a name in lower case, with single blanks, and no blanks or invisible marks at its ends.
 
     An é is one character, however it is written (NFC).
     """
-    composed = unicodedata.normalize("NFC", strip_cell(name))
-    return " ".join(composed.split()).casefold()
+    return " ".join(composed(strip_cell(name)).split()).casefold()
 
 
 def without_separators(name: str) -> str:
-    """The same with blanks for the signs that stand for them between words."""
+    """Return :func:`without_case_and_blanks` of a name in which ``_`` and ``-`` are blanks."""
     return without_case_and_blanks(name.translate(_SEPARATORS))

@@ -40,9 +40,9 @@ _FEDERATED_KEYS = ("neg_category_ids", "not_exhaustive_category_ids")
 _PART_KEYS = ("split", "subset", "set", "part", "phase", "usage")
 # boxes on one image of so many others are not there by chance
 _FEWEST_ON_ONE_IMAGE = 5
-# one image in so many has no box where two files were merged, of which the second has half as many
-# images or more
-_MERGED = 3
+# of two files that were merged, the second one's images have no boxes. If it has at least half as
+# many images as the first, they are one in three of all
+_LEAST_SHARE_WITHOUT_BOX = 1 / 3
 # KITTI, VisDrone, Cityscapes and labelling tools call what is no object so, in lower case
 _NO_CLASSES = {
     "dontcare",
@@ -225,7 +225,7 @@ def _warn_of_merged(coco: Coco[Any], boxes: Sequence[CocoBox], file: Path) -> No
     if not num_repeated:
         return
     num_without = len(coco.images) - len({box.image_id for box in boxes})
-    if num_without * _MERGED >= len(coco.images):
+    if num_without >= _LEAST_SHARE_WITHOUT_BOX * len(coco.images):
         logger.warning(
             "%s: %d of %d boxes have the id of an earlier one, and %d of %d images have no box. If "
             "files were merged, give the boxes of each file the new image_id of their image: now "

@@ -90,12 +90,12 @@ def check_hints(content: dict[str, Any], coco: Coco[Any], file: Path) -> None:
     for i, entry in enumerate(annotations):
         if "segments_info" in entry:
             for segment in entries_of(entry["segments_info"]):
-                if "category_name" in segment or "category" in segment or "isthing" in segment:
+                if "isthing" in segment or any(key in segment for key in _NAME_KEYS):
                     name = f"the segment {segment.get('id')} of annotations[{i}]"
                     objects.append(_Object(segment, name))
         else:
             boxes.append(entry)
-            if "category_name" in entry or "category" in entry:
+            if any(key in entry for key in _NAME_KEYS):
                 objects.append(_Object(entry, name_entry("annotations", i, entry.get("id"))))
     for key in _NAME_KEYS:
         _warn_of_category_names(objects, key, coco.categories, file)

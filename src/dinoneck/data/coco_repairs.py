@@ -67,15 +67,15 @@ def repair(content: dict[str, Any], file: Path, repairs: Repairs) -> None:
         _repair_flags(entries, CROWD_KEY, repairs)
     _repair_flags(categories, "isthing", repairs)
     _repair_file_names(images, repairs)
+    _count_missing_ids(annotations, repairs)
     _repair_boxes(annotations, repairs)
     _repair_names(categories, repairs)
     if images:
-        _drop_repeated(content, "images", ("id", "file_name", "width", "height"), repairs)
+        _drop_repeated(content, "images", "id", ("file_name", "width", "height"), repairs)
     if categories:
-        _drop_repeated(content, "categories", ("id", "name", "isthing"), repairs)
+        _drop_repeated(content, "categories", "id", ("name", "isthing"), repairs)
     if segments:
-        keys = ("image_id", "file_name", "segments_info")
-        _drop_repeated(content, "annotations", keys, repairs)
+        _drop_repeated(content, "annotations", "image_id", ("file_name", "segments_info"), repairs)
 
 
 def entries_of(values: Any) -> Entries:
@@ -235,23 +235,26 @@ def _drop_unknown_sides(images: Entries, key: str) -> None:
 
 
 def _drop_repeated(
-    content: dict[str, Any], name: str, keys: tuple[str, ...], repairs: Repairs
+    content: dict[str, Any], name: str, id_key: str, read_keys: Sequence[str], repairs: Repairs
 ) -> None:
-    """Drop entries of a list that say what an earlier one says, as merged files have them.
+    """Drop entries of a list that say what an earlier one of their id says, as merged files have them.
+
+    Entries of one id that say something else stay, and are rejected later.
 
     Args:
         content: of the file.
         name: of the list.
-        keys: what is read of an entry, its id first; others of one id stay, and are refused.
+        id_key: of the id of an entry.
+        read_keys: of what else is read of an entry.
         repairs: where repairs are counted by their kind.
     """
     first_of: dict[Any, dict[str, Any]] = {}
     kept = []
     for entry in content[name]:
-        entry_id = entry.get(keys[0]) if isinstance(entry, dict) else None
+        entry_id = entry.get(id_key) if isinstance(entry, dict) else None
         if isinstance(entry_id, int | str):
             first = first_of.setdefault(entry_id, entry)
-            if first is not entry and all(first.get(key) == entry.get(key) for key in keys):
+            if first is not entry and all(first.get(key) == entry.get(key) for key in read_keys):
                 repairs[REPEATED] += 1
                 continue
         kept.append(entry)
@@ -275,11 +278,16 @@ def _repair_flags(entries: Entries, key: str, repairs: Repairs) -> None:
         repairs[FLAGS] += 1
 
 
-def _repair_boxes(annotations: Entries, repairs: Repairs) -> None:
-    """Make numbers of texts in boxes, and leave empty boxes out; count entries without an id."""
+def _count_missing_ids(annotations: Entries, repairs: Repairs) -> None:
+    """Count annotations of objects without an id; nothing refers to these ids."""
     for entry in annotations:
         if entry.get("id") is None and "segments_info" not in entry:
             repairs[NO_IDS] += 1
+
+
+def _repair_boxes(annotations: Entries, repairs: Repairs) -> None:
+    """Make numbers of texts in boxes, and leave empty boxes out."""
+    for entry in annotations:
         bbox = entry.get("bbox")
         if not isinstance(bbox, list):
             continue

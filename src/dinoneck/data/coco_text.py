@@ -36,10 +36,9 @@ _FORMS = {  # keys of the files of other tools -> what such a file is
 }
 _ENTRY_FORMS = {  # the same of files that are lists, by the keys of their first entry
     ("image_id", "score"): "a list of results; pass the COCO file with the images and their truth",
-    (
-        "image_id",
-        "bbox",
-    ): "a list of annotations; write it as annotations next to images and categories",
+    ("image_id", "bbox"): (
+        "a list of annotations; write it as annotations next to images and categories"
+    ),
     ("file_name", "annotations"): "detectron2's own list; write it as COCO",
     ("image", "annotations"): "a CreateML file; export COCO",
     ("data", "annotations"): "Label Studio's own JSON; export COCO",
@@ -58,8 +57,6 @@ _BEGINNINGS = {
     b"<": "is XML or HTML; expected a COCO JSON. supervision converts Pascal VOC "
     "(DetectionDataset.from_pascal_voc, as_coco)",
 }
-
-
 _LOOKED_AT = 100  # bytes at the start of a file, of which a few may be blanks
 
 

@@ -212,8 +212,9 @@ def warn_of_equal_masks(image_of: Mapping[Path, Any]) -> None:
     equal_images = {(copy.first, copy.second) for copy in find_copies(images)} if copies else set()
     others = []
     for copy in copies:
-        pair = image_of[copy.first], image_of[copy.second]
-        if pair[0] != pair[1] and pair not in equal_images:
+        first_image = image_of[copy.first]
+        second_image = image_of[copy.second]
+        if first_image != second_image and (first_image, second_image) not in equal_images:
             others.append(copy)
     if len(others) >= max(_LEAST_EQUAL_MASKS, _MANY_EQUAL_MASKS * len(image_of)):
         logger.warning(
@@ -249,8 +250,8 @@ def warn_of_changed_copies(
         stems_in.setdefault(file.parent, set()).add(file.stem)
     origin_of: dict[Path, str] = {}  # the path without suffix -> the stem of the first origin
     first_of: dict[Path, Path] = {}  # the path of an origin without suffix -> its first file
-    copies = []
-    other_formats = []
+    copies: list[Copy] = []
+    other_formats: list[Copy] = []
     for file in in_order:
         origin = _origin(file.stem, stems_in[file.parent])
         # that of a copy of a copy is the first one
@@ -260,16 +261,18 @@ def warn_of_changed_copies(
         is_kept_together = file in part_of and part_of[file] == part_of.get(first)
         if first is file or is_kept_together:
             continue
+        copy = Copy(first, file, is_one_file=False)
         if origin == file.stem:
-            other_formats.append((file, first))
+            other_formats.append(copy)
         else:
-            copies.append((file, first))
-    if other_formats and all(_look_alike(*pair) for pair in other_formats[:_MOST_COMPARED]):
+            copies.append(copy)
+    if other_formats and all(map(_look_alike, other_formats[:_MOST_COMPARED])):
         logger.warning(
             "%s in two formats, such as %s and %s, which count twice: unless both are in one fold, a "
             "head is scored on what it was trained on. %s",
             counted(len(other_formats), "picture"),
-            *other_formats[0],
+            other_formats[0].second,
+            other_formats[0].first,
             remedy,
         )
     if copies:
@@ -277,15 +280,16 @@ def warn_of_changed_copies(
             "%s called like changed copies of another one, such as %s of %s: unless both are in "
             "one fold, a head is scored on copies of what it was trained on. %s",
             counted(len(copies), "file"),
-            *copies[0],
+            copies[0].second,
+            copies[0].first,
             remedy,
         )
 
 
-def _look_alike(file: Path, other: Path) -> bool:
+def _look_alike(copy: Copy) -> bool:
     """Whether two pictures are the same up to the losses of JPEG, by small grey copies of them."""
-    grey = _small_grey(file)
-    other_grey = _small_grey(other)
+    grey = _small_grey(copy.second)
+    other_grey = _small_grey(copy.first)
     if grey is None or other_grey is None:
         return False
     difference = np.abs(grey - other_grey).mean()

@@ -15,6 +15,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import NamedTuple
 
 from dinoneck.atomic import read_regular
 from dinoneck.data.cells import PathLike, cell_text
@@ -27,14 +28,31 @@ SEPARATORS = (",", ";", "\t")
 _ROWS_TO_TRY = 20
 _SEPARATOR_LINE = re.compile(r'"?sep=(\\t|[^"\w\n])"?[;,\t]*\s*', re.IGNORECASE)
 _TEXT_FORMULA = re.compile(r'="((?:[^"]|"")*)"')
-_UTF_16 = "UTF-16"
-# the mark of UTF-32 begins with that of UTF-16
-_BYTE_ORDER_MARKS = (
-    (codecs.BOM_UTF8, "utf-8-sig", "UTF-8"),
-    (codecs.BOM_UTF32_LE, "utf-32", "UTF-32"),
-    (codecs.BOM_UTF32_BE, "utf-32", "UTF-32"),
-    (codecs.BOM_UTF16_LE, "utf-16", _UTF_16),
-    (codecs.BOM_UTF16_BE, "utf-16", _UTF_16),
+
+
+@dataclass(frozen=True)
+class _Encoding:
+    """An encoding of texts.
+
+    Attributes:
+        name: in messages.
+        codec: its name in Python.
+        mark: the byte order mark that a file begins with.
+    """
+
+    name: str
+    codec: str
+    mark: bytes = b""
+
+
+_UTF_8 = _Encoding("UTF-8", "utf-8")
+# the mark of UTF-32 begins with that of UTF-16, so UTF-32 is tried first
+_ENCODINGS_WITH_MARK = (
+    _Encoding("UTF-8", "utf-8-sig", codecs.BOM_UTF8),
+    _Encoding("UTF-32", "utf-32", codecs.BOM_UTF32_LE),
+    _Encoding("UTF-32", "utf-32", codecs.BOM_UTF32_BE),
+    _Encoding("UTF-16", "utf-16", codecs.BOM_UTF16_LE),
+    _Encoding("UTF-16", "utf-16", codecs.BOM_UTF16_BE),
 )
 _OTHER_FORMATS = (
     (b"PK\x03\x04", "a workbook of Excel, LibreOffice or Numbers, or another zip file"),
@@ -206,24 +224,28 @@ def _decode(path: PathLike, content: bytes, repairs: list[str]) -> str:
         raise DataError(f"{path} is a JSON file, not a CSV file; {_SAVE_AS}{hint}")
     if _MARKUP.match(content):
         raise DataError(f"{path} is a page of HTML or XML, not a CSV file; {_SAVE_AS}")
-    encoding, encoding_name = "utf-8", "UTF-8"
-    for mark, codec, name in _BYTE_ORDER_MARKS:
-        if content.startswith(mark):
-            encoding, encoding_name = codec, name
-            break
+    encoding = _encoding_of(content)
     try:
-        text = content.decode(encoding)
+        text = content.decode(encoding.codec)
     except UnicodeDecodeError as error:
-        raise _not_in_encoding(path, content, encoding_name, error) from None
+        raise _not_in_encoding(path, content, encoding.name, error) from None
     if "\0" in text:
         raise DataError(
             f"{path} holds NUL characters, as UTF-16 without a byte order mark does; {_SAVE_AS}"
         )
-    if encoding_name != "UTF-8":
-        repairs.append(f"the file is {encoding_name}")
+    if encoding.name != _UTF_8.name:
+        repairs.append(f"the file is {encoding.name}")
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     return text
+
+
+def _encoding_of(content: bytes) -> _Encoding:
+    """The encoding that the first bytes of a file state; UTF-8 without such."""
+    for encoding in _ENCODINGS_WITH_MARK:
+        if content.startswith(encoding.mark):
+            return encoding
+    return _UTF_8
 
 
 def _is_json(content: bytes) -> bool:
@@ -243,7 +265,7 @@ def _is_json(content: bytes) -> bool:
 def _not_in_encoding(
     path: PathLike, content: bytes, encoding_name: str, error: UnicodeDecodeError
 ) -> DataError:
-    if encoding_name != "UTF-8":
+    if encoding_name != _UTF_8.name:
         return DataError(
             f"{path} begins as {encoding_name} and cannot be read as such after "
             f"{counted(error.start, 'byte')} of {len(content)}; copy it again, or {_SAVE_AS}"
@@ -286,24 +308,45 @@ def _has_columns(text: str, separator: str, columns: Sequence[str]) -> bool:
     rows = _first_rows(text, separator)
     if not rows:
         return not columns
-    header = [cell_text(cell) for cell in rows[0]]
-    return set(columns).issubset(header)
+    return _holds_names(rows[0], columns)
+
+
+def _holds_names(row: Sequence[str], columns: Sequence[str]) -> bool:
+    """Whether a row holds the names of columns."""
+    return set(columns).issubset(map(cell_text, row))
+
+
+class _Fit(NamedTuple):
+    """How well a separator fits the first rows of a file; the larger of two fits better.
+
+    Attributes:
+        has_columns: whether the header has the columns that are read; this counts most.
+        is_even: whether the header and all rows have the same number of cells, two or more.
+        num_cells: of the header.
+    """
+
+    has_columns: bool
+    is_even: bool
+    num_cells: int
 
 
 def _find_separator(text: str, columns: Sequence[str]) -> str:
-    """The separator that gives the header the columns, the first rows its length, and most cells."""
+    """The separator that fits the first rows best."""
     best = SEPARATORS[0]
-    best_score = (False, False, 0)
+    best_fit = _Fit(has_columns=False, is_even=False, num_cells=0)
     for separator in SEPARATORS:
         rows = _first_rows(text, separator)
         if not rows:  # nothing but this separator
             return separator
-        header = [cell_text(cell) for cell in rows[0]]
-        has_columns = set(columns).issubset(header)
-        is_even = len(header) > 1 and all(len(row) == len(header) for row in rows)
-        score = (has_columns, is_even, len(header))
-        if score > best_score:
-            best, best_score = separator, score
+        num_cells = len(rows[0])
+        fit = _Fit(
+            has_columns=_holds_names(rows[0], columns),
+            is_even=num_cells > 1 and all(len(row) == num_cells for row in rows),
+            num_cells=num_cells,
+        )
+        if fit > best_fit:
+            best = separator
+            best_fit = fit
     return best
 
 
@@ -311,15 +354,15 @@ def _check_first_row(path: PathLike, rows: Sequence[Sequence[str]], columns: Seq
     """Reject a first row that is not the header although a later one is, or that is one cell for several."""
     if not columns or not rows:
         return
-    first_row = [cell_text(cell) for cell in rows[0]]
-    if set(columns).issubset(first_row):
+    if _holds_names(rows[0], columns):
         return
     for row in rows[1:]:
-        if set(columns).issubset(map(cell_text, row)):
+        if _holds_names(row, columns):
             raise DataError(
                 f"{path} begins with {rows[0][0]!r}, above the row with the names of the columns; "
                 "remove the rows above the names, and rows without an image below them"
             )
+    first_row = [cell_text(cell) for cell in rows[0]]
     names_in_cell = [column for column in columns if column in first_row[0]]
     if len(first_row) == 1 and len(names_in_cell) == len(columns) > 1:
         raise DataError(
@@ -366,6 +409,11 @@ def _first_rows(text: str, separator: str) -> list[list[str]]:
 
 
 def _parse(path: PathLike, text: str, separator: str, repairs: list[str]) -> CsvFile:
+    """Read the rows of a text; rows that differ from the header in empty cells alone are fitted to it.
+
+    Raises:
+        DataError: if a row has another number of cells, or the text cannot be cut into cells.
+    """
     header: list[str] = []
     rows: list[list[str]] = []
     row_numbers: list[int] = []
@@ -388,15 +436,11 @@ def _parse(path: PathLike, text: str, separator: str, repairs: list[str]) -> Csv
                 continue
             if halved is None and separator == "," and len(row) > num_named:
                 halved = _halved_number(path, number, row, header)
-            if len(row) > len(header) and _is_blank(row[len(header) :]):
-                row = row[: len(header)]
-                cut_rows += 1
-            elif len(row) < len(header) and _is_blank(header[len(row) :]):
-                # the header ends in separators: it has no names for the cells that the row lacks
-                row = row + [""] * (len(header) - len(row))
-            if len(row) != len(header):
-                raise _wrong_length(path, number, row, header, separator)
-            rows.append(row)
+            fitted_row = _fit_to_header(row, header)
+            if len(fitted_row) != len(header):
+                raise _wrong_length(path, number, fitted_row, header, separator)
+            cut_rows += len(fitted_row) < len(row)
+            rows.append(fitted_row)
             row_numbers.append(number)
     except csv.Error as error:
         raise DataError(
@@ -413,6 +457,16 @@ def _parse(path: PathLike, text: str, separator: str, repairs: list[str]) -> Csv
         repairs.append(f"empty cells after the last column in {counted(cut_rows, 'row')} left out")
     names = [cell_text(name) for name in header]
     return CsvFile(names, rows, row_numbers, separator, repairs)
+
+
+def _fit_to_header(row: list[str], header: Sequence[str]) -> list[str]:
+    """A row with as many cells as the header, if they differ in empty cells at the end alone; else as it is."""
+    if len(row) > len(header) and _is_blank(row[len(header) :]):
+        return row[: len(header)]
+    if len(row) < len(header) and _is_blank(header[len(row) :]):
+        # the header ends in separators: it has no names for the cells that the row lacks
+        return row + [""] * (len(header) - len(row))
+    return row
 
 
 def _is_blank(row: Sequence[str]) -> bool:

@@ -90,7 +90,8 @@ def read_image_size(image: ImageInput) -> tuple[int, int]:
     """Return (height, width) of an image turned upright.
 
     A file's header gives it; only a TIFF with an EXIF orientation, and a PNG without one, are
-    decoded. The values of an array or a tensor are not looked at.
+    decoded. An array or a tensor of grey or colours is checked as an image: its dtype, and that floats
+    are in 0 ... 1.
 
     Raises:
         DataError: if it is not an image, naming the file.
@@ -108,7 +109,7 @@ def read_size_and_orientation(image: ImageInput) -> tuple[tuple[int, int], int]:
     if not isinstance(image, Tensor):
         return read_size_of_picture(image)
     if image.ndim != 3 or image.shape[0] in (1, 3):
-        # read_pixels rejects other bands than grey or colours
+        # rejects what is no image; other bands than grey or colours are read by read_channels alone
         _from_tensor(image, bit_depth.FILE_BITS)
     return (image.shape[-2], image.shape[-1]), UPRIGHT
 

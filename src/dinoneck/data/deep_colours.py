@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import sys
+from typing import Any
 
-from PIL import Image, ImageFile
+from PIL import Image
 
 from dinoneck.data.bit_depth import FULL
 from dinoneck.data.image_tiffs import has_planes
-from dinoneck.data.stored_tiles import tiles_of
+from dinoneck.data.stored_tiles import Tile, tiles_of
 
 # raw modes: kinds of colours, and the order of their two bytes
 _KINDS = ("RGB", "RGBA", "RGBX")
@@ -26,13 +27,11 @@ def is_deep(image: Image.Image) -> bool:
     return any(_is_deep_tile(tile) for tile in tiles_of(image))
 
 
-def _is_deep_tile(tile: ImageFile._Tile) -> bool:
-    decoder = tile[0]
-    arguments = tile[3]
-    if decoder in _PNM_DECODERS and isinstance(arguments, tuple):
+def _is_deep_tile(tile: Tile) -> bool:
+    if tile.decoder in _PNM_DECODERS and isinstance(tile.args, tuple):
         # others state a smaller range, to which Pillow scales
-        return bool(arguments[-1] == FULL)
-    return decoder == _SGI_DECODER or ";16" in _raw_mode(tile)
+        return bool(tile.args[-1] == FULL)
+    return tile.decoder == _SGI_DECODER or ";16" in _raw_mode(tile.args)
 
 
 def file_of(image: Image.Image) -> bytes:
@@ -58,7 +57,7 @@ def low_bytes(file: bytes) -> Image.Image | None:
         return None  # their order of bytes cannot be chosen
     tiles = []
     for tile in getattr(image, "tile", ()):
-        mode = _other_order(_raw_mode(tile))
+        mode = _other_order(_raw_mode(tile.args))
         if mode is None:
             return None
         if isinstance(tile.args, str):
@@ -69,8 +68,8 @@ def low_bytes(file: bytes) -> Image.Image | None:
     return image
 
 
-def _raw_mode(tile: ImageFile._Tile) -> str:
-    arguments = tile[3]
+def _raw_mode(arguments: Any) -> str:
+    """The raw mode among the arguments of a decoder; "" if there is none."""
     if isinstance(arguments, str):
         return arguments
     return str(arguments[0]) if arguments else ""

@@ -41,7 +41,9 @@ class EqualBoxes:
     contradicting: list[tuple[BoxOfImage, BoxOfImage]] = field(default_factory=list)
 
 
-def find_equal(boxes: Sequence[BoxOfImage], bboxes: Array, *, with_crowds: bool) -> EqualBoxes:
+def find_equal(
+    boxes: Sequence[BoxOfImage], bboxes: Array, *, crowds_are_regions: bool
+) -> EqualBoxes:
     """Return which boxes equal an earlier one, to a hundredth of a pixel.
 
     Of equal boxes of which only some have a mask, those with a mask stay.
@@ -49,7 +51,8 @@ def find_equal(boxes: Sequence[BoxOfImage], bboxes: Array, *, with_crowds: bool)
     Args:
         boxes: those of listed images and of the classes.
         bboxes: x, y, width and height of them (n, 4).
-        with_crowds: whether crowd regions are no objects, and so never the same as one.
+        crowds_are_regions: whether boxes with ``iscrowd`` are regions, which are never the same as
+            an object.
     """
     equal = EqualBoxes()
     for rows in _rows_of_one_place(boxes, bboxes):
@@ -61,8 +64,9 @@ def find_equal(boxes: Sequence[BoxOfImage], bboxes: Array, *, with_crowds: bool)
         for i, entry in enumerate(entries):
             twins = []
             for j in different:
-                is_alike = not with_crowds or entries[j].box.iscrowd == entry.box.iscrowd
-                if is_alike and masks.are_same(i, j):
+                if crowds_are_regions and entries[j].box.iscrowd != entry.box.iscrowd:
+                    continue
+                if masks.are_same(i, j):
                     twins.append(entries[j])
             categories = [twin.box.category_id for twin in twins]
             if entry.box.category_id in categories:
@@ -77,20 +81,26 @@ def find_equal(boxes: Sequence[BoxOfImage], bboxes: Array, *, with_crowds: bool)
 
 
 def _rows_of_one_place(boxes: Sequence[BoxOfImage], bboxes: Array) -> list[list[int]]:
-    """Rows of boxes of one image whose four numbers are equal, two or more; in the order of the file."""
-    images = np.unique([id(entry.image) for entry in boxes], return_inverse=True)[1]
+    """Rows of boxes of one image whose four numbers are equal, two or more; in the order of the file.
+
+    The boxes of an image are a group, which each of the four numbers splits further.
+    """
     rows = np.arange(len(boxes))
-    groups = images
+    _, groups = np.unique([id(entry.image) for entry in boxes], return_inverse=True)
     for column in range(4):
+        # equal numbers of a group are next to each other
         values = bboxes[rows, column]
         order = np.lexsort((values, groups))
-        is_equal = np.diff(values[order]) <= _EQUAL_PX  # of the one before; NaN equals nothing
-        is_equal &= np.diff(groups[order]) == 0
-        starts = np.append(True, ~is_equal)[: len(rows)]
-        numbers = np.cumsum(starts) - 1
-        is_shared = np.bincount(numbers)[numbers] > 1
+        equals_previous = np.diff(values[order]) <= _EQUAL_PX  # NaN equals nothing
+        equals_previous &= np.diff(groups[order]) == 0
+        # a box that does not equal the one before begins a new group
+        begins_group = np.append(True, ~equals_previous)[: len(rows)]
+        new_groups = np.cumsum(begins_group) - 1
+        # a box alone in its group has no equal
+        group_sizes = np.bincount(new_groups)
+        is_shared = group_sizes[new_groups] > 1
         rows = rows[order][is_shared]
-        groups = numbers[is_shared]
+        groups = new_groups[is_shared]
         if not len(rows):
             return []
     by_group: dict[int, list[int]] = {}
@@ -160,15 +170,15 @@ def _shape_of(entry: BoxOfImage) -> Shape | None:
 # ------------------------------------------------------------------------------------------------
 
 
-def warn_of_twins(file: Path, boxes: Sequence[BoxOfImage], *, with_crowds: bool) -> None:
+def warn_of_twins(file: Path, boxes: Sequence[BoxOfImage], *, crowds_are_regions: bool) -> None:
     """Warn if many boxes nearly equal another one of their image and class, as in merged exports.
 
     Args:
         file: what messages name.
         boxes: those that count, without boxes that equal an earlier one.
-        with_crowds: whether crowd regions are no objects.
+        crowds_are_regions: whether boxes with ``iscrowd`` are regions, not objects.
     """
-    entries = [entry for entry in boxes if not (with_crowds and entry.box.iscrowd)]
+    entries = [entry for entry in boxes if not (crowds_are_regions and entry.box.iscrowd)]
     if len(entries) < _FEWEST_TWINS:
         return
     twin_of = _find_twins(entries)
@@ -191,39 +201,53 @@ def warn_of_twins(file: Path, boxes: Sequence[BoxOfImage], *, with_crowds: bool)
 
 def _find_twins(entries: Sequence[BoxOfImage]) -> Array:
     """The row of a box of the same image and class that nearly equals each one, -1 of others (n,)."""
+    # a group is the boxes of one image and class
     group_of: dict[tuple[int, Any], int] = {}
     keys = [(id(entry.image), entry.box.category_id) for entry in entries]
     groups = np.array([group_of.setdefault(key, len(group_of)) for key in keys])
+
+    # boxes of one place are near each other in the order of their left sides
     bboxes = bboxes_of(entries)
     order = np.lexsort((bboxes[:, 0], groups))
     groups = groups[order]
     left, top, width, height = bboxes[order].T
-    right = left + width
-    bottom = top + height
-    corners = np.stack([left, top, right, bottom], axis=1)
+    corners = np.stack([left, top, left + width, top + height], axis=1)
+    areas = width * height
+    # boxes that share 0.9 of all they cover begin within a tenth of a width
+    farthest = np.maximum((1 - _TWIN_OVERLAP) * width, _TWIN_PX)
+
+    # each box is compared with the next one in this order, then with the one after that, and so on
     twin_of = np.full(len(entries), -1)
     firsts = np.arange(len(entries))
-    # boxes of one place are near each other in the order of their left sides
     for step in range(1, _MOST_COMPARED):
         firsts = firsts[firsts + step < len(entries)]
         seconds = firsts + step
         is_near = groups[firsts] == groups[seconds]
-        # those that share 0.9 of all they cover begin within a tenth of a width
-        most = np.maximum((1 - _TWIN_OVERLAP) * width[firsts], _TWIN_PX)
-        is_near &= left[seconds] - left[firsts] <= most
+        is_near &= left[seconds] - left[firsts] <= farthest[firsts]
         firsts = firsts[is_near]
         seconds = seconds[is_near]
         if not len(firsts):
             break
-        shared_width = np.minimum(right[firsts], right[seconds]) - left[seconds]
-        shared_height = np.minimum(bottom[firsts], bottom[seconds])
-        shared_height -= np.maximum(top[firsts], top[seconds])
-        shared = shared_width.clip(0) * shared_height.clip(0)
-        either = width[firsts] * height[firsts] + width[seconds] * height[seconds] - shared
-        are_twins = shared >= _TWIN_OVERLAP * either
-        # a pixel is much of a small object
-        apart = np.abs(corners[firsts] - corners[seconds]).max(axis=1)
-        are_twins |= apart <= _TWIN_PX
+        are_twins = _are_nearly_equal(
+            corners[firsts], corners[seconds], summed_areas=areas[firsts] + areas[seconds]
+        )
         twin_of[order[firsts[are_twins]]] = order[seconds[are_twins]]
         twin_of[order[seconds[are_twins]]] = order[firsts[are_twins]]
     return twin_of
+
+
+def _are_nearly_equal(corners: Array, others: Array, *, summed_areas: Array) -> Array:
+    """Which boxes overlap by 0.9 or more (IoU), or differ by a pixel at most, (n,) bool.
+
+    Args:
+        corners: left, top, right and bottom of n boxes (n, 4).
+        others: those of the boxes to compare them with (n, 4).
+        summed_areas: of the two boxes (n,).
+    """
+    left_top = np.maximum(corners[:, :2], others[:, :2])
+    right_bottom = np.minimum(corners[:, 2:], others[:, 2:])
+    shared = (right_bottom - left_top).clip(0).prod(axis=1)
+    are_equal: Array = shared >= _TWIN_OVERLAP * (summed_areas - shared)
+    # a pixel is much of a small object
+    are_equal |= np.abs(corners - others).max(axis=1) <= _TWIN_PX
+    return are_equal

@@ -6,6 +6,7 @@ Neither pandas nor torch is imported.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from dinoneck.data.folder_words import SPLIT_FOLDERS, part_of, says_train
@@ -33,23 +34,36 @@ def as_options(images: Path, masks: Path | None = None) -> str:
     return f"--images {images} --labels {masks} (of evaluate: {images} --truth {masks})"
 
 
-def as_two_commands(parts: Mapping[str, tuple[Path, Path | None]]) -> str:
+@dataclass(frozen=True)
+class PartFolders:
+    """The folders of a part of a data set.
+
+    Attributes:
+        images: the folder of its images.
+        masks: the folder of their masks; None of class folders.
+    """
+
+    images: Path
+    masks: Path | None
+
+
+def as_two_commands(parts: Mapping[str, PartFolders]) -> str:
     """Return how to train on one part and to score another one after it; "" if no part is called train, or several.
 
     Args:
-        parts: name -> the folder of its images, and that of their masks or None of class folders.
+        parts: name of a part -> its folders.
     """
     trained_on = [name for name in parts if says_train(name)]
     scored = [name for name in parts if not says_train(name)]
     if len(trained_on) != 1 or not scored:
         return ""
-    images, masks = parts[trained_on[0]]
-    labels = "" if masks is None else f" --labels {masks}"
-    scored_images, scored_masks = parts[scored[0]]
-    truth = scored_images if scored_masks is None else scored_masks
+    train = parts[trained_on[0]]
+    labels = "" if train.masks is None else f" --labels {train.masks}"
+    test = parts[scored[0]]
+    truth = test.images if test.masks is None else test.masks
     return (
-        f"to train on {trained_on[0]} and score {scored[0]} after it: --images {images}{labels}, then "
-        f"dinoneck evaluate {scored_images} --heads RUN --truth {truth}"
+        f"to train on {trained_on[0]} and score {scored[0]} after it: --images {train.images}{labels}, "
+        f"then dinoneck evaluate {test.images} --heads RUN --truth {truth}"
     )
 
 

@@ -233,7 +233,7 @@ _FIRST_WORD = re.compile(r"([^\W\d_]+)(?:[_\-. ]|(?=\d))")  # of mask_0, mask0
 def part_of(name: str) -> str | None:
     """Return the part of a data set that a folder is named after, in any case; None = it is not."""
     for part, names in _PART_NAMES.items():
-        if _without_accents(name).lower() in names:
+        if plain_word(name) in names:
             return part
     return None
 

@@ -143,9 +143,9 @@ def table_of_folder(data: DataFolder) -> pd.DataFrame:
 def describe(data: DataFolder, table: pd.DataFrame) -> str:
     """Return what was taken of a folder of parts, in one line."""
     counts = table[FOLD].value_counts(sort=False)
-    listed = ", ".join(f"{name} ({counted(count, 'image')})" for name, count in counts.items())
     if data.held_out is None:
-        return f"{data.root}: the folders {listed} are folds; each is held out in turn"
+        folds = [f"{name} ({counted(count, 'image')})" for name, count in counts.items()]
+        return f"{data.root}: the folders {', '.join(folds)} are folds; each is held out in turn"
     train = next(name for name in data.parts if name != data.held_out)
     text = (
         f"{data.root}: {train} ({counted(counts[train], 'image')}) is trained on, {data.held_out} "
@@ -418,12 +418,6 @@ def _pair_by_other_names(
             changes.append(f"masks without '{affixes.mask_affix}'")
         _state_pairs(images, masks, ", ".join(changes), len(short_images))
         return short_images, short_masks
-    folded_images = {name.casefold(): file for name, file in image_of.items()}
-    folded_masks = {name.casefold(): file for name, file in mask_of.items()}
-    is_one_to_one = len(folded_images) == len(image_of) and len(folded_masks) == len(mask_of)
-    if is_one_to_one and folded_images.keys() == folded_masks.keys():
-        _state_pairs(images, masks, "names in another case", len(folded_images))
-        return folded_images, folded_masks
     for words, form in _FORMS:
         formed_images = {form(name): file for name, file in image_of.items()}
         formed_masks = {form(name): file for name, file in mask_of.items()}
@@ -442,8 +436,10 @@ def _without_zeros(name: str) -> str:
     return _ZEROS.sub("", name)
 
 
-# what messages say of a form of all names, and the function from a name to it
+# what messages say of a form of all names, and the function from a name to it; the first that gives
+# pairs is taken
 _FORMS: Sequence[tuple[str, Callable[[str], str]]] = (
+    ("names in another case", str.casefold),
     ("names without the 8 letters of Label Studio in front", _without_label_studio),
     ("names with '%20' and the like decoded", unquote),
     ("numbers without zeros in front", _without_zeros),

@@ -11,7 +11,7 @@ import logging
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +115,14 @@ def _of_note(path: Path) -> Place | None:
     if numbers is None:
         return None
     x, x_per_column, x_per_row, y, y_per_column, y_per_row = numbers
-    return Place(x_per_column, x_per_row, x, y_per_column, y_per_row, y)
+    return Place(
+        x_per_column=x_per_column,
+        x_per_row=x_per_row,
+        x=x,
+        y_per_column=y_per_column,
+        y_per_row=y_per_row,
+        y=y,
+    )
 
 
 def _of_world_file(path: Path) -> Place | None:
@@ -128,7 +135,14 @@ def _of_world_file(path: Path) -> Place | None:
         numbers = _numbers_in(content.decode("ascii", "replace"))
         if numbers is not None:
             x_per_column, y_per_column, x_per_row, y_per_row, x, y = numbers
-            middle = Place(x_per_column, x_per_row, x, y_per_column, y_per_row, y)
+            middle = Place(
+                x_per_column=x_per_column,
+                x_per_row=x_per_row,
+                x=x,
+                y_per_column=y_per_column,
+                y_per_row=y_per_row,
+                y=y,
+            )
             return _from_middle(middle)
     return None
 
@@ -136,15 +150,7 @@ def _of_world_file(path: Path) -> Place | None:
 def _from_middle(place: Place) -> Place:
     """A place whose x and y are those of the middle of the first pixel, by its corner."""
     x, y = place.at(-0.5, -0.5)
-    return Place(
-        place.x_per_column,
-        place.x_per_row,
-        x,
-        place.y_per_column,
-        place.y_per_row,
-        y,
-        place.system,
-    )
+    return replace(place, x=x, y=y)
 
 
 def _content_of(path: Path, most: int) -> bytes:
@@ -176,9 +182,8 @@ def _of_tags(path: Path) -> Place | None:
         with open_regular(path) as file:
             tags = next(tiff_pages(file), None)
             return None if tags is None else _place_of(tags)
-    except (
-        Exception
-    ):  # damaged files raise many kinds of errors; whoever reads the pixels names them
+    # damaged files raise many kinds of errors; whoever reads the pixels names them
+    except Exception:
         return None
 
 
@@ -193,12 +198,28 @@ def _place_of(tags: Any) -> Place | None:
         column, row, _, x, y, _ = map(float, point)
         width = float(scale[0])
         height = -float(scale[1])
-        place = Place(width, 0.0, x - column * width, 0.0, height, y - row * height, system)
+        place = Place(
+            x_per_column=width,
+            x_per_row=0.0,
+            x=x - column * width,
+            y_per_column=0.0,
+            y_per_row=height,
+            y=y - row * height,
+            system=system,
+        )
     elif matrix is not None and len(matrix) == 16:
         numbers = [float(number) for number in matrix]
         x_per_column, x_per_row, _, x = numbers[:4]
         y_per_column, y_per_row, _, y = numbers[4:8]
-        place = Place(x_per_column, x_per_row, x, y_per_column, y_per_row, y, system)
+        place = Place(
+            x_per_column=x_per_column,
+            x_per_row=x_per_row,
+            x=x,
+            y_per_column=y_per_column,
+            y_per_row=y_per_row,
+            y=y,
+            system=system,
+        )
     else:
         return None
     return _from_middle(place) if keys.get(_RASTER_TYPE) == _PIXEL_IS_POINT else place
@@ -349,17 +370,17 @@ def _overlaps(
     ).T
     areas = (right - left) * (high - low)
     pairs = []
-    for place, extent in enumerate(in_order):
-        # those that begin further left overlap this one; each pair is seen once
-        rest = slice(place + 1, int(np.searchsorted(left, extent.right)))
+    for row, extent in enumerate(in_order):
+        # only those after this one that begin before its right side; each pair is compared once
+        rest = slice(row + 1, int(np.searchsorted(left, extent.right)))
         widths = np.minimum(right[rest], extent.right) - left[rest]
         heights = np.minimum(high[rest], extent.high) - np.maximum(low[rest], extent.low)
         shared = widths * np.maximum(heights, 0)
-        is_much = shared >= _LEAST_OVERLAP * np.minimum(areas[rest], areas[place])
-        for other in np.flatnonzero(is_much).tolist():
-            file = in_order[place + 1 + other].file
-            if not _are_kept_together(extent.file, file, part_of):
-                pairs.append((extent.file, file))
+        is_much = shared >= _LEAST_OVERLAP * np.minimum(areas[rest], areas[row])
+        for offset in np.flatnonzero(is_much).tolist():
+            other_file = in_order[row + 1 + offset].file
+            if not _are_kept_together(extent.file, other_file, part_of):
+                pairs.append((extent.file, other_file))
                 break
     return pairs
 

@@ -201,15 +201,9 @@ def read_coco_labels(
     if repairs:
         logger.warning("%s: repaired: %s", path, in_words(repairs))
     categories = [category.name for category in coco.categories]
-    for label in labels:
-        if composed(label) not in categories and needs_all:
-            raise DataError(
-                f"multilabel names {label!r}, which is no category of {path}; there are "
-                f"{some_of(categories, _MOST_LISTED)}.{did_you_mean(label, categories)}"
-            )
     names = categories
     if labels:
-        names = [label for label in labels if composed(label) in categories]
+        names = _labels_among(labels, categories, path, needs_all=needs_all)
     _check_label_names(names, f"the file {path}")
 
     name_of_category = {category.id: category.name for category in coco.categories}
@@ -242,6 +236,26 @@ def read_coco_labels(
     for name in names:
         table[name] = [float(composed(name) in labels_of_image[image.id]) for image in coco.images]
     return table
+
+
+def _labels_among(
+    labels: Sequence[str], categories: Sequence[str], path: Path, *, needs_all: bool
+) -> list[str]:
+    """The labels that are categories of a file.
+
+    Raises:
+        DataError: with ``needs_all``, for a label that is none.
+    """
+    names = []
+    for label in labels:
+        if composed(label) in categories:
+            names.append(label)
+        elif needs_all:
+            raise DataError(
+                f"multilabel names {label!r}, which is no category of {path}; there are "
+                f"{some_of(categories, _MOST_LISTED)}.{did_you_mean(label, categories)}"
+            )
+    return names
 
 
 def _check_all_occur(

@@ -149,10 +149,12 @@ def _is_not_black(colours: Sequence[Raw]) -> Raw:
 def _has_texture(band: Raw, is_shown: Raw) -> bool:
     """Whether much of a band (H, W) is neither at an end of its range, nor near one, nor on a ramp."""
     is_between = (band > 0) & (band < np.iinfo(band.dtype).max)
+    # of every pixel but the two first and last of a row: neither it nor the two on each side of it is
+    # at an end
     is_far_from_ends = is_between[:, 2:-2].copy()
-    for left in (0, 1, 3, 4):
-        right = left - 4 or None
-        is_far_from_ends &= is_between[:, left:right]
+    is_far_from_ends &= is_between[:, :-4] & is_between[:, 1:-3]
+    is_far_from_ends &= is_between[:, 3:-1] & is_between[:, 4:]
+    # by how much the step to the next pixel differs from that to the one before; 0 on a ramp
     levels = band.astype(np.int16)
     bend = np.abs(levels[:, 1:-3] - 2 * levels[:, 2:-2] + levels[:, 3:-1])
     with_texture = int((is_far_from_ends & (bend > _MOST_BEND)).sum())

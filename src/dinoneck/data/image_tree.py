@@ -172,17 +172,16 @@ def pictures_of(top: ImageFolder) -> Pictures:
             pictures.masks += mask_folder.all_images()
         if folder is not top and folder.images and is_called_output(folder):
             pictures.output_folders[folder.path] = folder.images
-        found = masks_beside(folder.images)
-        pictures.masks += found.masks
-        pictures.named_like_masks += found.named_like_masks
-        pictures.looking_like_masks += found.looking_like_masks
-        pictures.output_files += outputs_beside(folder.images, set(found.masks))
-        pictures.sensor_files += _sensor_files_beside(folder.images, set(found.masks))
+        beside = masks_beside(folder.images)
+        pictures.masks += beside.masks
+        pictures.named_like_masks += beside.named_like_masks
+        pictures.looking_like_masks += beside.looking_like_masks
+        pictures.output_files += outputs_beside(folder.images, set(beside.masks))
+        pictures.sensor_files += _sensor_files_beside(folder.images, set(beside.masks))
         folders += [inside for inside in folder.folders.values() if inside not in mask_folders]
     named = {companion.path for companion in pictures.maybe_mask_folders}
-    pictures.maybe_mask_folders += _masks_elsewhere(
-        [folder for folder in folders if folder.path not in named]
-    )
+    unnamed_folders = [folder for folder in folders if folder.path not in named]
+    pictures.maybe_mask_folders += _masks_elsewhere(unnamed_folders)
     is_mask = set(pictures.masks)
     pictures.images = [file for file in top.all_images() if file not in is_mask]
     pictures.images.sort(key=path_order)
@@ -267,10 +266,12 @@ def _channels_beside(images: Sequence[Path]) -> list[Companion]:
     for channels in channels_of.values():
         photos = [file for file in channels if _without_word(file.stem, CAMERA_WORDS) != file.stem]
         others = [file for file in channels if file not in photos]
+        if not others:
+            continue
         others.sort(key=_ends_as_thermal)
-        first, *rest = photos[:1] + others + photos[1:]
-        if others:
-            beside += [Companion(file, first) for file in rest]
+        # the image of a scene is its first photo, or without one the first channel, a thermal one last
+        scene = [*photos[:1], *others, *photos[1:]]
+        beside += [Companion(file, scene[0]) for file in scene[1:]]
     return beside
 
 
@@ -408,16 +409,19 @@ def mask_pairs(top: ImageFolder) -> list[MaskPair]:
 def take_label_formats(top: ImageFolder) -> None:
     """Count GIF, PGM and PFM files as images of folders without others, where they are the masks of images."""
     for folder in top.all_folders():
-        filled = []
+        with_label_files = []
         for inside in folder.folders.values():
             if not inside.all_images():
-                filled += [deeper for deeper in inside.all_folders() if _label_files(deeper)]
-        if not filled or mask_pairs(folder):
+                with_label_files += [
+                    deeper for deeper in inside.all_folders() if _label_files(deeper)
+                ]
+        if not with_label_files or mask_pairs(folder):
             continue
-        for inside in filled:
+        # mask_pairs() looks at images alone: the files are such for a try, and stay so if they are masks
+        for inside in with_label_files:
             inside.images = _label_files(inside)
         if not any(map(_has_names_of_images, mask_pairs(folder))):
-            for inside in filled:
+            for inside in with_label_files:
                 inside.images = []
 
 
@@ -508,7 +512,7 @@ def mirrored_masks(
     """
     of_equal_names = list(_mirrored_names(folders))
     yield from of_equal_names
-    found = {pair.masks for pair in of_equal_names}
+    named_masks = {pair.masks for pair in of_equal_names}
     by_count: dict[int, list[ImageFolder]] = {}
     for folder in folders:
         by_count.setdefault(len(folder.all_images()), []).append(folder)
@@ -516,15 +520,12 @@ def mirrored_masks(
         if len(alike) > _MOST_ALIKE:
             continue
         for masks, other in itertools.permutations(alike, 2):
-            if masks in found or other in found:
+            if masks in named_masks or other in named_masks:
                 continue
             affixes = shared_affixes(other.stems(), masks.stems())
-            is_alike = affixes is not None and (affixes.image_affix or affixes.mask_affix)
-            if (
-                affixes is not None
-                and is_alike
-                and are_flat(masks.all_images(), other.all_images())
-            ):
+            if affixes is None or not (affixes.image_affix or affixes.mask_affix):
+                continue
+            if are_flat(masks.all_images(), other.all_images()):
                 is_certain = _says_masks(masks.name) or _says_masks(affixes.mask_affix)
                 yield MaskPair(other, masks, is_around=False, is_certain=is_certain)
 

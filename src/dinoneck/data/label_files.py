@@ -165,18 +165,25 @@ def read_label(label: Any, size: Sequence[int] | None = None, number: int = 0) -
             f"label {number} is {type(label).__name__}; expected a path, a PIL image or an array "
             "(H, W) or (H, W, K)"
         )
-    height, width = raster.values.shape[:2]
-    if size is not None and (height, width) != tuple(size):
-        hint = "a label has the size of its upright image"
-        if raster.values.shape[1:] == tuple(size):
-            hint = "its axes seem to be bands, rows, columns: move the first to the end"
-        elif (width, height) == tuple(size):
-            hint += ": was it drawn on the stored pixels of an image that EXIF turns? Turn it too"
-        raise DataError(
-            f"{raster.name} is {height}x{width} px (height x width), its image is "
-            f"{size[0]}x{size[1]} px; {hint}"
-        )
+    if size is not None:
+        _check_size(raster, size)
     return raster
+
+
+def _check_size(raster: LabelRaster, size: Sequence[int]) -> None:
+    """Raise a DataError if a label has another size than its image, (height, width) in pixels."""
+    height, width = raster.values.shape[:2]
+    if (height, width) == tuple(size):
+        return
+    hint = "a label has the size of its upright image"
+    if raster.values.shape[1:] == tuple(size):
+        hint = "its axes seem to be bands, rows, columns: move the first to the end"
+    elif (width, height) == tuple(size):
+        hint += ": was it drawn on the stored pixels of an image that EXIF turns? Turn it too"
+    raise DataError(
+        f"{raster.name} is {height}x{width} px (height x width), its image is "
+        f"{size[0]}x{size[1]} px; {hint}"
+    )
 
 
 def _read_file(path: Path) -> LabelRaster:
@@ -243,22 +250,7 @@ def _from_array(array: Raw, name: str, size: Sequence[int] | None) -> LabelRaste
             "(H, W) or (H, W, K)"
         )
     if array.ndim == 3 and (size is None or array.shape[:2] != tuple(size)):
-        first, second, third = array.shape
-        is_wide = min(second, third) >= _SHORT_SIDE
-        way_out = ""
-        if size is None:
-            way_out = f", or pass image_sizes=[({first}, {second})] if that is its size"
-        if first <= _FEW_BANDS and is_wide:
-            raise DataError(
-                f"{name} has shape {array.shape}, which seems to be (bands, height, width); expected "
-                f"(H, W) or (H, W, K): move the first axis to the end (np.moveaxis(label, 0, -1)){way_out}"
-            )
-        if first < third and is_wide:
-            raise DataError(
-                f"{name} has shape {array.shape}, which seems to be {first} labels or bands of "
-                f"{second}x{third} px; expected (H, W) or (H, W, K): pass a list of labels, or move "
-                f"the first axis to the end{way_out}"
-            )
+        _check_axes(array.shape, name, is_size_known=size is not None)
     is_hidden: Raw | None = None
     if isinstance(array, np.ma.MaskedArray):
         mask: Raw = np.ma.getmaskarray(array)
@@ -271,6 +263,27 @@ def _from_array(array: Raw, name: str, size: Sequence[int] | None) -> LabelRaste
         is_hidden=is_hidden,
         is_bool=array.dtype.kind == "b",
     )
+
+
+def _check_axes(shape: tuple[int, ...], name: str, *, is_size_known: bool) -> None:
+    """Raise a DataError for an array of three axes whose first one seems to be that of bands or labels."""
+    first, second, third = shape
+    if min(second, third) < _SHORT_SIDE:
+        return
+    way_out = ""
+    if not is_size_known:
+        way_out = f", or pass image_sizes=[({first}, {second})] if that is its size"
+    if first <= _FEW_BANDS:
+        raise DataError(
+            f"{name} has shape {shape}, which seems to be (bands, height, width); expected "
+            f"(H, W) or (H, W, K): move the first axis to the end (np.moveaxis(label, 0, -1)){way_out}"
+        )
+    if first < third:
+        raise DataError(
+            f"{name} has shape {shape}, which seems to be {first} labels or bands of "
+            f"{second}x{third} px; expected (H, W) or (H, W, K): pass a list of labels, or move "
+            f"the first axis to the end{way_out}"
+        )
 
 
 def _from_pil(image: Image.Image, name: str) -> LabelRaster:

@@ -115,7 +115,7 @@ def _is_exact_bitmap(image: Image.Image, arguments: tuple[Any, ...]) -> bool:
 
 def _problem_of_gif(image: Image.Image) -> str:
     for tile in getattr(image, "tile", ()):
-        if tuple(tile[1]) != (0, 0, *image.size):
+        if tuple(tile.extents) != (0, 0, *image.size):
             return f"is a GIF picture that fills a part of its frame; save it as PNG, or {AS_ARRAY}"
     if image.mode != "P":
         return ""

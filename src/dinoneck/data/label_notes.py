@@ -246,7 +246,8 @@ def tag_scale(tags: Mapping[int, Any], bands: int, name: str) -> FileScale | Non
     source = "the tag GDAL_METADATA"
     removal = "remove the scale (gdal_edit.py -scale 1 -offset 0)"
     root = xml_notes.parse(_text_of(tags.get(_GDAL_METADATA)).encode())
-    for item in root.named("item") if root is not None else ():
+    items = [] if root is None else list(root.named("item"))
+    for item in items:
         role = item.attributes.get("role", "").lower()
         if role not in ("scale", "offset"):
             continue
@@ -326,10 +327,9 @@ def read_sidecar(path: Path, bands: int) -> Sidecar:
             "write it again, or remove it"
         )
         return Sidecar()
-    source = f"its file {sidecar.name}"
     return Sidecar(
         nodata=_sidecar_nodata(root, bands, str(path), sidecar.name),
-        scale=_sidecar_scale(root, bands, str(path), source, sidecar.name),
+        scale=_sidecar_scale(root, bands, str(path), sidecar.name),
     )
 
 
@@ -346,9 +346,8 @@ def _sidecar_nodata(root: Element, bands: int, name: str, sidecar: str) -> FileN
     return _nodata_of_all_bands(root, name, source=source, removal=removal)
 
 
-def _sidecar_scale(
-    root: Element, bands: int, name: str, source: str, sidecar: str
-) -> FileScale | None:
+def _sidecar_scale(root: Element, bands: int, name: str, sidecar: str) -> FileScale | None:
+    source = f"its file {sidecar}"
     removal = f"remove Scale and Offset from {sidecar}"
     factors = [1.0] * bands
     offsets = [0.0] * bands

@@ -29,11 +29,10 @@ logger = logging.getLogger(__name__)
 _SHOWN = 5  # values in a message
 
 _MOST_ENDS = 8  # MODIS has seven fill values, 249 ... 255
-# a value that is surely no quantity is named at half a range from the others; one that repeats far more
-# often than they do at a range, and at a twentieth if it is a likely one
-_FAR_IF_SURE = 0.5
-_FAR_IF_LIKELY = 0.05
-_FAR = 1.0
+# how far a value is from all others before it is named, as a share of the range of the others
+_FAR_IF_SURE = 0.5  # of SURE_NODATA, however often it occurs
+_FAR_IF_LIKELY = 0.05  # of LIKELY_NODATA, if it repeats far more often than the others
+_FAR = 1.0  # any other value, if it repeats as often
 _LEAST_SHARE = 0.001
 _TIMES_AS_OFTEN = 3.0
 # fewer distinct numbers are classes or counts, of which each may lie apart
@@ -441,16 +440,16 @@ class _BandNumbers:
     def _is_apart(self, value: float, gap: float, outer: Sequence[float]) -> bool:
         """Whether a number is far from all numbers that are not ``outer``, of which the next is at ``gap``."""
         low = self.low_without(outer)
-        size = self.high_without(outer) - low
-        if not size > 0 or gap <= 0:
+        value_range = self.high_without(outer) - low
+        if not value_range > 0 or gap <= 0:
             return False
-        if _is_among(value, SURE_NODATA) and gap >= _FAR_IF_SURE * size:
+        if _is_among(value, SURE_NODATA) and gap >= _FAR_IF_SURE * value_range:
             return True
-        is_lone_negative = value <= -1 and value == np.floor(value) and low >= 0
-        least_gap = _FAR_IF_LIKELY if _is_among(value, LIKELY_NODATA) else _FAR
-        if not is_lone_negative and gap < least_gap * size:
-            return False
-        return self._repeats(value, outer)
+        # a whole negative number is far from numbers without a sign, however near it is
+        is_only_negative = value <= -1 and value == np.floor(value) and low >= 0
+        least_share = _FAR_IF_LIKELY if _is_among(value, LIKELY_NODATA) else _FAR
+        is_far = is_only_negative or gap >= least_share * value_range
+        return is_far and self._repeats(value, outer)
 
     def _repeats(self, value: float, outer: Sequence[float]) -> bool:
         """Whether a number occurs far more often than others of a quantity with many distinct ones."""

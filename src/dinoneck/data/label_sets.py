@@ -7,11 +7,12 @@ is refused with both readings.
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -334,22 +335,25 @@ class MaskSurvey:
 
     Attributes:
         files: one by one.
-        pixels: value -> labelled pixels of all masks, in the order of the values.
-        marked: mark -> unlabelled pixels of all masks.
     """
 
     files: Sequence[MaskFile]
-    pixels: Mapping[int, int] = field(init=False)
-    marked: Mapping[Mark, int] = field(init=False)
 
-    def __post_init__(self) -> None:
+    @functools.cached_property
+    def pixels(self) -> Mapping[int, int]:
+        """Value -> labelled pixels of all masks, in the order of the values."""
         pixels: Counter[int] = Counter()
-        marked: Counter[Mark] = Counter()
         for file in self.files:
             pixels.update(file.pixels)
+        return dict(sorted(pixels.items()))
+
+    @functools.cached_property
+    def marked(self) -> Mapping[Mark, int]:
+        """Mark -> unlabelled pixels of all masks."""
+        marked: Counter[Mark] = Counter()
+        for file in self.files:
             marked.update(file.marked)
-        object.__setattr__(self, "pixels", dict(sorted(pixels.items())))
-        object.__setattr__(self, "marked", dict(marked))
+        return dict(marked)
 
     def holder(self, value: int) -> str:
         """Return the name of the first mask that has a value."""
@@ -383,26 +387,42 @@ def survey_masks(
     singles = as_list(labels, "labels")
     sizes = sizes_of(singles, image_sizes)
 
-    def read(number: int) -> tuple[MaskFile, UsedColours | None, FileNodata | None]:
+    def read(number: int) -> _ReadMask:
         raster = without_alpha(read_label(singles[number], sizes[number], number))
-        colours = used_colours(raster) if raster.palette is not None else None
-        return _mask_file(raster, nodata), colours, raster.nodata
+        colours = None if raster.palette is None else used_colours(raster)
+        return _ReadMask(_mask_file(raster, nodata), colours, raster.nodata)
 
     palettes = PaletteCheck()
     marks = MarkCheck(nodata)
     files = []
-    for file, colours, file_nodata in in_threads(read, range(len(singles))):
+    for mask in in_threads(read, range(len(singles))):
+        file = mask.file
         values = np.array(list(file.pixels))
         counts = np.array(list(file.pixels.values()))
-        marks.add(file.name, file_nodata, values, counts)
-        if colours is None:
+        marks.add(file.name, mask.nodata, values, counts)
+        if mask.colours is None:
             palettes.add_grey(file.name, file.pixels)
         else:
-            palettes.add(file.name, colours, nodata)
+            palettes.add(file.name, mask.colours, nodata)
         files.append(file)
     palettes.report()
     marks.report()
     return MaskSurvey(files)
+
+
+@dataclass(frozen=True)
+class _ReadMask:
+    """What is read of a mask.
+
+    Attributes:
+        file: its values.
+        colours: those of its values; None = it has no palette.
+        nodata: the values that the file marks as unlabelled; None = none.
+    """
+
+    file: MaskFile
+    colours: UsedColours | None
+    nodata: FileNodata | None
 
 
 def _mask_file(raster: LabelRaster, nodata: Sequence[float]) -> MaskFile:
@@ -415,21 +435,31 @@ def _mask_file(raster: LabelRaster, nodata: Sequence[float]) -> MaskFile:
     for mark, is_marked in marks_of(raster, nodata):
         if is_marked.any():
             marked[mark] = int(is_marked.sum())
-    objects = [value for value in pixels if value > 0]
-    is_in_order = objects == [*range(1, len(objects) + 1)]
+
+    positive_values = [value for value in pixels if value > 0]
+    num_positive = len(positive_values)
+    is_in_order = positive_values == [*range(1, num_positive + 1)]
     tops = None
-    if not objects:
+    if num_positive == 0:
         tops = 1.0
     elif is_in_order or len(pixels) >= _LEAST_VALUES_OF_NUMBERS:
-        tops = _mean_tops(np.where(unlabelled, 0, index), len(objects))
+        tops = _mean_tops(np.where(unlabelled, 0, index), num_positive)
     is_stacked = False
-    if is_in_order and len(objects) >= _FEWEST_STACKED:
+    if is_in_order and num_positive >= _FEWEST_STACKED:
         neighbours = _neighbours(index, ~unlabelled, values)
         is_stacked = neighbours.share_of_near >= _LEAST_SHARE_OF_NEAR_STEPS
     is_gradual = False
     if _FEWEST_GRADUAL_VALUES <= len(values) < _LEAST_VALUES_OF_NUMBERS:
         is_gradual = _changes_gradually(index, ~unlabelled, values)
-    return MaskFile(raster.name, pixels, marked, tops, is_in_order, is_stacked, is_gradual)
+    return MaskFile(
+        name=raster.name,
+        pixels=pixels,
+        marked=marked,
+        tops=tops,
+        is_in_order=is_in_order,
+        is_stacked=is_stacked,
+        is_gradual=is_gradual,
+    )
 
 
 def marks_of(raster: LabelRaster, nodata: Sequence[float]) -> Iterator[tuple[Mark, Raw]]:
@@ -503,7 +533,7 @@ def check_whole(values: Raw, counts: Raw, name: str) -> None:
         )
 
 
-def _mean_tops(index: Raw, objects: int) -> float:
+def _mean_tops(index: Raw, num_positive: int) -> float:
     """How many tops the areas of a value have, as a mean over the values above 0.
 
     A top is a run of equal pixels in a row with no pixel of its value above it. An object is a blob
@@ -523,7 +553,7 @@ def _mean_tops(index: Raw, objects: int) -> float:
     is_joined = np.logical_or.reduceat(has_same_above.ravel(), first)
     run_values = index.ravel()[first]
     num_tops = int(((run_values > 0) & ~is_joined).sum())
-    return num_tops / objects
+    return num_tops / num_positive
 
 
 def _changes_gradually(index: Raw, is_labelled: Raw, values: Raw) -> bool:
@@ -625,16 +655,20 @@ def mask_classes(
     outside = [value for value in survey.pixels if value not in expected]
     if outside:
         check_not_in_alpha(survey)
-        numbers = ""
-        objects = ""
+        why_numbers = ""
+        why_object_ids = ""
         if stored is None:
-            numbers = reason_for_numbers(survey)
-            objects = reason_for_object_ids(survey)
-        first = survey.holder(outside[0])
-        reason = describe_misfit(
-            survey.pixels, len(names), stored, first=first, numbers=numbers, objects=objects
+            why_numbers = reason_for_numbers(survey)
+            why_object_ids = reason_for_object_ids(survey)
+        misfit = describe_misfit(
+            survey.pixels,
+            len(names),
+            stored,
+            first=survey.holder(outside[0]),
+            why_numbers=why_numbers,
+            why_object_ids=why_object_ids,
         )
-        raise DataError(f"the masks hold {reason}")
+        raise DataError(f"the masks hold {misfit}")
     log_marks(survey.marked, expected)
     pixels = {}
     for name, value in zip(names, expected, strict=True):
@@ -690,10 +724,10 @@ def check_indices(survey: MaskSurvey) -> None:
             "nearest neighbour, or set a threshold"
         )
     check_not_in_alpha(survey)
-    numbers = reason_for_numbers(survey)
-    if numbers:
+    why_numbers = reason_for_numbers(survey)
+    if why_numbers:
         raise DataError(
-            f"the masks seem to hold numbers per pixel, not classes: {numbers}. Read numbers without "
+            f"the masks seem to hold numbers per pixel, not classes: {why_numbers}. Read numbers without "
             "classes: DenseLabels(), --label-kind numbers. If these are classes, name them (--classes); "
             "objects are learned from COCO files (--instances, --panoptic)"
         )
@@ -723,10 +757,10 @@ def check_indices(survey: MaskSurvey) -> None:
             f"indices 0, 1, ...: pass the code of each class{_values_option(values)}. If they are "
             f"indices, and the masks show {len(values)} of more classes, name all of them (--classes)"
         )
-    objects = reason_for_object_ids(survey)
-    if objects:
+    why_object_ids = reason_for_object_ids(survey)
+    if why_object_ids:
         raise DataError(
-            f"the masks seem to hold object ids, not classes: {objects}. Learn objects from COCO "
+            f"the masks seem to hold object ids, not classes: {why_object_ids}. Learn objects from COCO "
             "files with --instances or --panoptic; if these are classes, name them (--classes), "
             f"with their values{_values_option(values)}"
         )
@@ -791,17 +825,17 @@ def _on_shell(values: Sequence[int]) -> str:
 
 def _check_one_form(survey: MaskSurvey) -> None:
     """Refuse masks of two classes of which some have 0 and 1, others 0 and 255 or 65535."""
-    marks = [value for value in survey.pixels if value]  # of what is no background
-    if len(marks) < 2 or not {*marks} <= {1, *_WHITES}:
+    foregrounds = [value for value in survey.pixels if value != 0]
+    if len(foregrounds) < 2 or not {*foregrounds} <= {1, *_WHITES}:
         return
     for file in survey.files:
-        if sum(mark in file.pixels for mark in marks) > 1:
+        if sum(value in file.pixels for value in foregrounds) > 1:
             return
-    holders = [f"{survey.holder(mark)} holds 0 and {mark}" for mark in marks]
-    number_of_forms = "two" if len(marks) == 2 else "three"
+    holders = [f"{survey.holder(value)} holds 0 and {value}" for value in foregrounds]
+    number_of_forms = "two" if len(foregrounds) == 2 else "three"
     remedy = "save all in one form"
-    if 1 in marks and len(marks) == 2:
-        white = marks[-1]
+    if 1 in foregrounds and len(foregrounds) == 2:
+        white = foregrounds[-1]
         remedy += f", or pass nodata={white} (--nodata {white}) if it marks pixels without a class"
     raise DataError(
         f"{', '.join(holders)}, and no mask has two of these numbers above 0: they seem to be one mask "
@@ -881,8 +915,8 @@ def describe_misfit(
     stored: Sequence[int] | None = None,
     *,
     first: str = "",
-    numbers: str = "",
-    objects: str = "",
+    why_numbers: str = "",
+    why_object_ids: str = "",
 ) -> str:
     """Return which values of masks are no class, and what may help, to follow "it holds".
 
@@ -891,8 +925,8 @@ def describe_misfit(
         classes: how many there are.
         stored: the value of each class; None = 0, 1, ...
         first: the name of the first mask that has one of them; "" = there is one mask.
-        numbers: why the values seem to be numbers per pixel.
-        objects: why the values seem to be object ids.
+        why_numbers: why the values seem to be numbers per pixel; "" = they do not.
+        why_object_ids: why the values seem to be object ids; "" = they do not.
     """
     expected = range(classes) if stored is None else stored
     outside = [value for value in pixels if value not in expected]
@@ -904,8 +938,8 @@ def describe_misfit(
     refused += f" class indices 0 ... {classes - 1}"
     hint = (
         _hint_for_smoothed(pixels)
-        or _hint_for_numbers(numbers)
-        or _hint_for_object_ids(objects)
+        or _hint_for_numbers(why_numbers)
+        or _hint_for_object_ids(why_object_ids)
         or _hint_for_black_and_white([*pixels])
         or _hint_for_classes_from_one([*pixels], classes)
         or _hint_for_negative(outside)

@@ -82,29 +82,12 @@ def read_label_cells(
     words_of_cells = []
     counts: Counter[str] = Counter()
     for image_id, text in zip(ids, texts, strict=True):
-        words = _words_of(text, separator)
-        lower = {word.lower() for word in words}
-        if not words:
-            raise DataError(
-                f"{what} of {image_id!r} is {text!r}, without a word; expected {NO_LABELS} where an "
-                "image has no label, and an empty cell where that is unknown"
-            )
-        if NO_LABELS in lower and len(lower) > 1:
-            raise DataError(
-                f"{what} of {image_id!r} is {text!r}; expected {NO_LABELS} alone where an image has no "
-                "label, or its labels without it"
-            )
-        if NO_LABELS in lower:
-            words = []
-        if not listed:
-            _check_no_comma(words, what, image_id, text, separator)
-        unknown = [word for word in words if listed and word not in listed]
-        if unknown:
-            raise DataError(
-                f"{what} of {image_id!r} has the word {unknown[0]!r}; expected labels among "
-                f"{some_of(listed, _MOST_LISTED)}, separated by {separator!r}."
-                f"{did_you_mean(unknown[0], listed)}".removesuffix(".")
-            )
+        cell = f"{what} of {image_id!r}"
+        words = _labels_of_cell(text, cell, separator)
+        if listed:
+            _check_listed(words, cell, listed, separator)
+        else:
+            _check_no_comma(words, cell, text, separator)
         counts.update(words)
         words_of_cells.append(words)
     all_names = tuple(listed) or tuple(sorted(counts))
@@ -139,12 +122,50 @@ def _words_of(text: str, separator: str) -> list[str]:
     return [word for word in dict.fromkeys(words) if word]
 
 
-def _check_no_comma(
-    words: Sequence[str], what: str, image_id: Any, text: str, separator: str
-) -> None:
+def _labels_of_cell(text: str, cell: str, separator: str) -> list[str]:
+    """The labels that a cell holds; none if it says so.
+
+    Args:
+        text: what it holds.
+        cell: what messages call it.
+        separator: what is between its words.
+
+    Raises:
+        DataError: if it holds no word, or "none" beside labels.
+    """
+    words = _words_of(text, separator)
+    if not words:
+        raise DataError(
+            f"{cell} is {text!r}, without a word; expected {NO_LABELS} where an "
+            "image has no label, and an empty cell where that is unknown"
+        )
+    lower_words = {word.lower() for word in words}
+    if NO_LABELS not in lower_words:
+        return words
+    if len(lower_words) > 1:
+        raise DataError(
+            f"{cell} is {text!r}; expected {NO_LABELS} alone where an image has no "
+            "label, or its labels without it"
+        )
+    return []
+
+
+def _check_listed(words: Sequence[str], cell: str, listed: Sequence[str], separator: str) -> None:
+    """Raise a DataError for a word that is none of the labels that are listed."""
+    for word in words:
+        if word not in listed:
+            message = (
+                f"{cell} has the word {word!r}; expected labels among "
+                f"{some_of(listed, _MOST_LISTED)}, separated by {separator!r}."
+                f"{did_you_mean(word, listed)}"
+            )
+            raise DataError(message.removesuffix("."))
+
+
+def _check_no_comma(words: Sequence[str], cell: str, text: str, separator: str) -> None:
     """Reject a comma in a word, which probably separates two."""
     if any("," in word for word in words):
         raise DataError(
-            f"{what} of {image_id!r} is {text!r}; expected labels separated by {separator!r}, and no "
+            f"{cell} is {text!r}; expected labels separated by {separator!r}, and no "
             "comma in a label: write that between words, or rename the label"
         )

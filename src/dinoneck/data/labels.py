@@ -218,12 +218,13 @@ class DenseLabels:
                 grey_pictures[0],
             )
             bands = 1
+        if bands == 1 and others_of_several_bands:
+            raise DataError(
+                f"{others_of_several_bands[0]} has several bands that differ, and bands is 1; "
+                "expected one band, or a grey picture"
+            )
         if bands is not None:
-            if bands == 1 and others_of_several_bands:
-                raise DataError(
-                    f"{others_of_several_bands[0]} has several bands that differ, and bands is 1; "
-                    "expected one band, or a grey picture"
-                )
+            # of a grey picture, whose bands are equal, the first ones
             label_values = [values[:bands] for values in label_values]
             _check_bands(label_values, bands)
         return _batch(label_values), torch.stack(label_weights)
@@ -296,10 +297,10 @@ class DenseLabels:
         band = one_band(raster)
         unlabelled = raster.unlabelled(self._nodata)
         if raster.nodata is not None and self.class_values is not None:
-            both = {*raster.nodata.values} & {*self.class_values}
-            if both:
+            marked_classes = {*raster.nodata.values} & {*self.class_values}
+            if marked_classes:
                 raise DataError(
-                    f"{raster.name}: {raster.nodata.source} marks {min(both):g} as unlabelled, and "
+                    f"{raster.name}: {raster.nodata.source} marks {min(marked_classes):g} as unlabelled, and "
                     f"class_values has it as a class; {raster.nodata.removal}, or leave it out of "
                     "class_values"
                 )
@@ -307,7 +308,8 @@ class DenseLabels:
         is_wrong = ~unlabelled & ~is_class
         if is_wrong.any():
             self._refuse(raster.name, band[~unlabelled], classes)
-        marks.add(raster.name, raster.nodata, *count_values(band[~unlabelled]))
+        values, counts = count_values(band[~unlabelled])
+        marks.add(raster.name, raster.nodata, values, counts)
         return torch.from_numpy(np.where(unlabelled, -1, index))
 
     def _classes_of(self, band: Raw, classes: int) -> tuple[Raw, Raw]:

@@ -17,7 +17,13 @@ from typing import Literal
 
 from dinoneck.data.cells import PathLike
 from dinoneck.data.class_folders import one_part_alone, read_class_names
-from dinoneck.data.folder_texts import also_there, as_options, as_two_commands, listed
+from dinoneck.data.folder_texts import (
+    PartFolders,
+    also_there,
+    as_options,
+    as_two_commands,
+    listed,
+)
 from dinoneck.data.folder_words import COPY_WORDS, PART_WORDS, PARTS, part_of, words_of
 from dinoneck.data.image_tree import (
     ImageFolder,
@@ -171,12 +177,11 @@ def read_images_and_masks(
             f"--subfolders is classes, and {mask_root} holds masks; expected folds or parts, or leave "
             "it or --labels out"
         )
+    image_top = image_folder(walk(image_root))
     if subfolders is not None:
-        top = image_folder(walk(image_root))
-        return _parts_of_images_and_masks(
-            image_root, top, image_folder(walk(mask_root)), subfolders
-        )
-    part_names = _part_names(image_folder(walk(image_root)).with_images())
+        mask_top = image_folder(walk(mask_root))
+        return _parts_of_images_and_masks(image_root, image_top, mask_top, subfolders)
+    part_names = _part_names(image_top.with_images())
     if len(part_names) > 1:
         line = (
             "%s: the images of %s are read as one set; --subfolders parts holds out val, --subfolders "
@@ -256,7 +261,8 @@ def _paired(
     """Images and masks, or parts of which each has both."""
     root = top.path
     first = pairs[0]
-    images, masks = first.images, first.masks
+    images = first.images
+    masks = first.masks
     paired = {pair.images for pair in pairs} | {pair.masks for pair in pairs}
     others = [folder.name for folder in top.with_images() if folder not in paired]
     if not first.is_around and (top.images or others):
@@ -333,7 +339,7 @@ def _readings_of_parts(images: ImageFolder, masks: ImageFolder) -> str:
     masks_of = {folder.name: folder.path for folder in masks.with_images()}
     for folder in images.with_images():
         if folder.name in masks_of:
-            in_both[folder.name] = (folder.path, masks_of[folder.name])
+            in_both[folder.name] = PartFolders(folder.path, masks_of[folder.name])
     two_commands = as_two_commands(in_both)
     if two_commands:
         readings.append(two_commands)
@@ -400,15 +406,16 @@ def _parts_of_images_and_masks(
 ) -> DataFolder:
     """The parts that a folder of images and a folder of masks both have."""
     folders = images.with_images()
+    names = [folder.name for folder in folders]
     if images.images:
         raise DataError(
-            f"{images.path} holds images next to its folders {listed([folder.name for folder in folders])}, "
+            f"{images.path} holds images next to its folders {listed(names)}, "
             f"such as {images.images[0].name}; move each into one"
         )
     masks_of = {folder.name: folder for folder in masks.with_images()}
-    if not any(folder.name in masks_of for folder in folders):
+    if masks_of.keys().isdisjoint(names):
         raise DataError(
-            f"{images.path} holds the folders {listed([folder.name for folder in folders])}, and "
+            f"{images.path} holds the folders {listed(names)}, and "
             f"{masks.path} has no folder of these names; sort the masks into such folders"
         )
     parts = {}
@@ -519,7 +526,7 @@ def _content_without_mask_folder(folder: ImageFolder, *, is_named: bool) -> Cont
 def _whole_of_parts(
     root: Path, parts: Mapping[str, Content], subfolders: Subfolders | None
 ) -> DataFolder:
-    """The folder with its parts: train and val, and test is left; or folds by their names.
+    """The folder with its parts: train and val are read, and test is not; or folds, in the order of their names.
 
     Raises:
         DataError: if they are not called so, there is one fold alone, or they are not alike.
@@ -529,8 +536,10 @@ def _whole_of_parts(
         folds = dict(sorted(parts.items()))
         _check_alike(root, folds)
         _warn_of_equal_names(root, folds)
-        return DataFolder(root, None, folds)
-    folders_of = {name: (content.images, content.masks) for name, content in parts.items()}
+        return DataFolder(root, content=None, parts=folds)
+    folders_of = {}
+    for name, content in parts.items():
+        folders_of[name] = PartFolders(content.images, content.masks)
     _check_parts(root, list(parts), as_two_commands(folders_of) or "or name one of them")
     name_of = {part_of(name): name for name in parts}
     train = name_of["train"]
@@ -541,7 +550,7 @@ def _whole_of_parts(
     if "test" in name_of:
         test = name_of["test"]
         unread_part = UnreadPart(test, parts[test])
-    return DataFolder(root, None, read_parts, held_out=val, unread_part=unread_part)
+    return DataFolder(root, content=None, parts=read_parts, held_out=val, unread_part=unread_part)
 
 
 def _check_folds(root: Path, names: Sequence[str]) -> None:

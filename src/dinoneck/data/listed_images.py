@@ -94,6 +94,7 @@ class ObjectMap:
 
     def areas(self, rows: Ids) -> Ids:
         """Return how many pixels of each object a part of ``rows`` shows, (n,) int64."""
+        # counted from NO_OBJECT, which is -1, on
         with_background: Ids = np.bincount(rows.ravel() + 1, minlength=len(self.objects) + 1)
         return with_background[1:]
 
@@ -120,7 +121,7 @@ class ObjectMap:
             DataError: if a class has as many of these objects or more.
         """
         ids = np.full(len(self.objects) + 1, UNKNOWN, np.int64)
-        ids[NO_OBJECT] = self.background
+        ids[NO_OBJECT] = self.background  # the last one: NO_OBJECT is -1
         counts = Counter[int]()
         for row in numbered_rows:
             entry = self.objects[row]
@@ -142,7 +143,8 @@ class ObjectMap:
 
     def ids(self) -> Ids:
         """Return the ids of the pixels (H, W), with a number for every object of the image."""
-        return self.ids_of_objects(range(len(self.objects)))[self.rows]
+        ids = self.ids_of_objects(range(len(self.objects)))
+        return ids[self.rows]
 
 
 @dataclass

@@ -14,7 +14,7 @@ from dinoneck.data.segmentations import degrees_of, rotation_of
 
 logger = logging.getLogger(__name__)
 
-# flags of objects that some tools leave out, and the words by which they are off
+# flags of objects that some tools leave out
 _MARKS = (
     "ignore",
     "ignored",
@@ -25,9 +25,9 @@ _MARKS = (
     "is_group_of",
     "IsGroupOf",
 )
+# values, as text, of a flag that is off
 _NOT_SET = ("", "0", "0.0", "false", "no", "none", "null")
 _SCORES = ("score", "confidence")
-_KEYS = (*_MARKS, *_SCORES)
 
 
 def warn_of_turned_boxes(file: Path, boxes: Sequence[BoxOfImage]) -> None:
@@ -60,9 +60,11 @@ def warn_of_marks(file: Path, boxes: Sequence[BoxOfImage]) -> None:
     Some tools leave such boxes out, and COCO's evaluation does not. Marks may stand in the
     annotation or in its ``attributes``.
     """
-    values_of = operator.attrgetter(*_KEYS, "attributes")
-    without_marks = (None,) * (len(_KEYS) + 1)
-    with_marks = [entry for entry in boxes if values_of(entry.box) != without_marks]
+    # most boxes have none of these keys: they are left out by one comparison of all values
+    keys = (*_MARKS, *_SCORES, "attributes")
+    values_of = operator.attrgetter(*keys)
+    no_values = (None,) * len(keys)
+    with_marks = [entry for entry in boxes if values_of(entry.box) != no_values]
     for mark in _MARKS:
         marked = [entry for entry in with_marks if _is_set(_value_of(entry.box, mark))]
         if marked:

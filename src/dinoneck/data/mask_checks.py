@@ -109,24 +109,32 @@ def _are_alone(masked: Sequence[BoxOfImage]) -> Array:
 
 def warn_of_unchecked_masks(file: Path, masked: MaskedBoxes) -> None:
     """Warn of masks without a bbox to compare them with that are probably written in another form."""
-    polygons = []
-    run_lengths = []
+    _warn_of_axes_apart(file, masked)
+    _warn_of_whole_masks(file, masked)
+    _warn_of_runs_along_rows(file, masked)
+
+
+def _warn_of_axes_apart(file: Path, masked: MaskedBoxes) -> None:
+    """Warn if all polygons without a bbox may be all x and then all y."""
+    entries = []
+    have_equal_lengths = True
     for entry, shape in zip(masked.entries, masked.shapes, strict=True):
-        if not entry.is_of_mask:
-            continue
-        if isinstance(shape, RunLengths):
-            run_lengths.append((entry, shape))
-        else:
-            polygons.append((entry, shape))
+        if entry.is_of_mask and not isinstance(shape, RunLengths):
+            entries.append(entry)
+            have_equal_lengths = have_equal_lengths and _are_two_of_one_length(shape)
     # one object may have two parts of equal length by chance
-    if len(polygons) > 1 and all(_are_two_of_one_length(shape) for _, shape in polygons):
+    if len(entries) > 1 and have_equal_lengths:
         logger.warning(
             "%s: the segmentation of all %d objects without bbox has two parts of equal length, such "
             "as %s. If they are all x and then all y, they are read wrongly: write x, y, x, y, ...",
             file,
-            len(polygons),
-            polygons[0][0].name,
+            len(entries),
+            entries[0].name,
         )
+
+
+def _warn_of_whole_masks(file: Path, masked: MaskedBoxes) -> None:
+    """Warn if most masks without a bbox that share their image with others span it."""
     whole = _find_whole_masks(masked)
     if whole:
         logger.warning(
@@ -137,16 +145,27 @@ def warn_of_unchecked_masks(file: Path, masked: MaskedBoxes) -> None:
             len(whole),
             whole[0].name,
         )
-    examined = run_lengths[:_EXAMINED]
-    along_rows = [entry for entry, shape in examined if _seems_to_run_along_rows(shape)]
-    if len(along_rows) > _MOST_ALONG_ROWS * len(examined):
+
+
+def _warn_of_runs_along_rows(file: Path, masked: MaskedBoxes) -> None:
+    """Warn if most run lengths without a bbox seem to be counted along the rows, by the first of them."""
+    num_examined = 0
+    along_rows = []
+    for entry, shape in zip(masked.entries, masked.shapes, strict=True):
+        if num_examined == _EXAMINED:
+            break
+        if entry.is_of_mask and isinstance(shape, RunLengths):
+            num_examined += 1
+            if _seems_to_run_along_rows(shape):
+                along_rows.append(entry)
+    if len(along_rows) > _MOST_ALONG_ROWS * num_examined:
         logger.warning(
             "%s: the masks of %d of the first %d objects without bbox are torn into stripes, such as "
             "that of %s, and are not if their run lengths are counted along the rows; COCO's run down "
             "the columns: encode np.asfortranarray(mask)",
             file,
             len(along_rows),
-            len(examined),
+            num_examined,
             along_rows[0].name,
         )
 

@@ -101,8 +101,8 @@ def _without(candidates: Sequence[Companion], masks: Collection[Path]) -> list[C
 
 def is_called_mask(file: Path) -> bool:
     """Return whether the name of a file begins with a word for masks: mask.png, mask_0.png, label_viz.png."""
-    first_word = re.split(r"[_\-. \d]", file.stem.lower(), maxsplit=1)[0]
-    return first_word in MASK_WORDS
+    beginning = re.split(r"[_\-. \d]", file.stem.lower(), maxsplit=1)[0]
+    return beginning in MASK_WORDS
 
 
 def is_called_image(file: Path) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -140,27 +141,51 @@ def _read_all(labels: Any, image_sizes: Sequence[Sequence[int]] | None) -> Itera
 def _read_normals(label: Any, size: Sequence[int] | None, number: int) -> Tensor:
     """The normals (3, H, W) of one label, upright and of length 1; NaN where none is known."""
     if isinstance(label, str | os.PathLike) and is_vector_tiff(Path(label)):
-        name = str(label)
-        stored, orientation = read_vectors(Path(label))
-        vectors = torch.from_numpy(turn_vectors(stored, orientation))
-        _check_size(name, vectors, size)
-        is_hidden = torch.zeros(vectors.shape[1:], dtype=torch.bool)
+        stored = _read_vector_tiff(Path(label))
     else:
-        deep_raster = _read_deep(label, number)  # before Pillow has loaded it
-        orientation = _orientation_of(label, number)  # Pillow drops that of a TIFF as it loads it
-        raster = without_alpha(deep_raster or read_label(label, size, number))
-        name = raster.name
-        if raster.values.shape[2] != _BANDS or raster.palette is not None:
-            raise DataError(
-                f"{name} has {raster.values.shape[2]} of the three bands of surface normals; "
-                f"{_EXPECTED}"
-            )
-        values, is_hidden = _decode(raster.values, name)
-        if raster.is_hidden is not None:
-            is_hidden |= torch.from_numpy(raster.is_hidden)
-        vectors = torch.from_numpy(turn_components(values.numpy(), orientation))
-        _check_size(name, vectors, size)
-    return _checked(vectors, is_hidden, name)
+        stored = _read_raster(label, size, number)
+    _check_size(stored.name, stored.vectors, size)
+    return _checked(stored.vectors, stored.is_hidden, stored.name)
+
+
+@dataclass(frozen=True)
+class _StoredVectors:
+    """The vectors of a label as its numbers spell them, turned upright.
+
+    Attributes:
+        name: what messages call the label.
+        vectors: (3, H, W), of any length; NaN where the file has it.
+        is_hidden: (H, W) bool, pixels that the file marks as unknown.
+    """
+
+    name: str
+    vectors: Tensor
+    is_hidden: Tensor
+
+
+def _read_vector_tiff(path: Path) -> _StoredVectors:
+    stored, orientation = read_vectors(path)
+    vectors = torch.from_numpy(turn_vectors(stored, orientation))
+    is_hidden = torch.zeros(vectors.shape[1:], dtype=torch.bool)
+    return _StoredVectors(str(path), vectors, is_hidden)
+
+
+def _read_raster(label: Any, size: Sequence[int] | None, number: int) -> _StoredVectors:
+    """The vectors of a picture or an array."""
+    deep_raster = _read_deep(label, number)  # before Pillow has loaded it
+    orientation = _orientation_of(label, number)  # Pillow drops that of a TIFF as it loads it
+    raster = without_alpha(deep_raster or read_label(label, size, number))
+    if raster.values.shape[2] != _BANDS or raster.palette is not None:
+        raise DataError(
+            f"{raster.name} has {raster.values.shape[2]} of the three bands of surface normals; "
+            f"{_EXPECTED}"
+        )
+    values, is_hidden = _decode(raster.values, raster.name)
+    if raster.is_hidden is not None:
+        is_hidden |= torch.from_numpy(raster.is_hidden)
+    # the pixels are upright already
+    vectors = torch.from_numpy(turn_components(values.numpy(), orientation))
+    return _StoredVectors(raster.name, vectors, is_hidden)
 
 
 def _read_deep(label: Any, number: int) -> LabelRaster | None:

@@ -77,16 +77,17 @@ def _thousands(marks: str) -> str:
     return f"(?: {' | '.join(choices)} )"
 
 
+_PLAIN_POINT = Notation(POINT)
+_PLAIN_COMMA = Notation(COMMA)
 NOTATIONS = (
-    Notation(POINT),
-    Notation(COMMA),
+    _PLAIN_POINT,
+    _PLAIN_COMMA,
     Notation(POINT, groups=COMMA),
     Notation(COMMA, groups=POINT),
     Notation(POINT, groups=_BLANKS),
     Notation(COMMA, groups=_BLANKS),
 )
 """All that are tried; blanks stand for apostrophes too."""
-_PLAIN_POINT, _PLAIN_COMMA = NOTATIONS[:2]
 # whole numbers with a mark between thousands, which may also be decimals: 1.500
 _GROUPED = {mark: re.compile(rf"[-+]? {_thousands(mark)}", re.VERBOSE) for mark in (POINT, COMMA)}
 # whole numbers that would be below the first separator of thousands
@@ -183,7 +184,8 @@ def _find_notation(
 ) -> Notation:
     readings: dict[Notation, list[float]] = {}
     for notation in NOTATIONS:
-        if Notation(notation.decimal) in readings:
+        without_groups = Notation(notation.decimal)
+        if without_groups in readings:
             # no text has a mark between thousands, so that this notation gives the same numbers
             continue
         if notation.fits(texts):
@@ -218,23 +220,39 @@ def _choose_notation(
         if notation.decimal == usual_mark and not notation.groups:
             usual = notation
     shown_marks = _decimal_marks(other_columns())
+
+    # the usual notation of the file, unless the other columns show another mark
     if usual is not None and (usual.decimal in shown_marks or not shown_marks):
         return usual
+    if usual is not None:
+        raise _two_meanings(readings)
+
+    # no notation is usual: that of the mark that the other columns show
     shown = [notation for notation in readings if notation.decimal in shown_marks]
-    if usual is None and len(shown) == 1:
-        may_be_pasted = shown[0].groups == POINT and all_have_point
-        if not may_be_pasted:
+    if len(shown) == 1:
+        # 1.500 in all cells, next to decimal commas: it may come from another program
+        is_from_elsewhere = shown[0].groups == POINT and all_have_point
+        if not is_from_elsewhere:
             return shown[0]
-    if usual is None and not shown_marks and all_have_point and _PLAIN_POINT in readings:
+    # no column shows a mark: a program that writes three decimals
+    if not shown_marks and all_have_point and _PLAIN_POINT in readings:
         return _PLAIN_POINT
-    first, second, *_ = readings
-    differs = [a != b for a, b in zip(readings[first], readings[second], strict=True)]
-    place = differs.index(True)
-    raise NumberError(
+    raise _two_meanings(readings)
+
+
+def _two_meanings(readings: dict[Notation, list[float]]) -> NumberError:
+    """The error for a column that means other numbers in two notations, by the first such number."""
+    first, second = list(readings)[:2]
+    numbers = readings[first]
+    other_numbers = readings[second]
+    place = 0
+    while numbers[place] == other_numbers[place]:
+        place += 1
+    return NumberError(
         place,
         f"a number with one meaning: with {_name_of(first.decimal)} it is "
-        f"{readings[first][place]:.15g}, with {_name_of(second.decimal)} "
-        f"{readings[second][place]:.15g}. Write the column without separators of thousands and with "
+        f"{numbers[place]:.15g}, with {_name_of(second.decimal)} "
+        f"{other_numbers[place]:.15g}. Write the column without separators of thousands and with "
         "more or fewer than three decimals, or read it with pandas (decimal=, thousands=) and pass "
         "the DataFrame",
     )
@@ -353,10 +371,23 @@ def _check_sizes(texts: Sequence[str], notation: Notation, values: Sequence[floa
             raise NumberError(place, "a number that float64 holds exactly")
 
 
+@dataclass(frozen=True)
+class DoubtfulThousands:
+    """A number whose mark may be between thousands, and why.
+
+    Attributes:
+        decimal: the number as it is written, such as 1.234.
+        whole: a whole number of the column that suggests thousands, such as 987.
+    """
+
+    decimal: str
+    whole: str
+
+
 def doubtful_thousands(
     texts: Sequence[str], values: Sequence[float], mark: str
-) -> tuple[str, str] | None:
-    """Return a decimal that may be a number in thousands, and a whole number that lets expect it.
+) -> DoubtfulThousands | None:
+    """Return a decimal that may be a number in thousands, with a whole number that suggests it.
 
     Programs that write 1.250 with its last zero write 999.000 too, and 1.25 without it. Next to 987
     and 640, 1.234 is nearer to the others if the mark is between thousands. Values for "no data"
@@ -368,7 +399,7 @@ def doubtful_thousands(
         mark: ``"."`` or ``","``.
 
     Returns:
-        None where nothing lets expect thousands.
+        The two; None where nothing suggests thousands.
     """
     if not any(mark in text for text in texts) or not _may_be_thousands(texts, mark):
         return None
@@ -386,9 +417,9 @@ def doubtful_thousands(
             whole[text] = abs(value)
     ends_in_zero = [text for text in marked if text.endswith("0")]
     if ends_in_zero and hundreds:
-        return ends_in_zero[0], hundreds[0]
+        return DoubtfulThousands(decimal=ends_in_zero[0], whole=hundreds[0])
     if whole and _are_nearer_as_thousands(list(marked.values()), list(whole.values())):
-        return next(iter(marked)), next(iter(whole))
+        return DoubtfulThousands(decimal=next(iter(marked)), whole=next(iter(whole)))
     return None
 
 
@@ -404,15 +435,14 @@ def _doubt_of(texts: Sequence[str], values: Sequence[float], notation: Notation)
     mark = notation.decimal
     if notation.groups:
         return None
-    pair = doubtful_thousands(texts, values, mark)
-    if pair is None:
+    doubt = doubtful_thousands(texts, values, mark)
+    if doubt is None:
         return None
-    decimal, whole = pair
     num_marked = sum(mark in text for text in texts)
     others = "" if num_marked == 1 else f" (and {num_marked - 1} more with three decimals)"
+    number = float(notation.plain(doubt.decimal))
     return (
-        f"{decimal!r} read as {float(notation.plain(decimal)):.15g}{others}, next to {whole!r}"
-        f"{_IF_THOUSANDS}"
+        f"{doubt.decimal!r} read as {number:.15g}{others}, next to {doubt.whole!r}{_IF_THOUSANDS}"
     )
 
 

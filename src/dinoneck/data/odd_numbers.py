@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
+from typing import NamedTuple
 
 from dinoneck.data.cells import LARGEST, as_decimal
 from dinoneck.data.dates import is_compact_day
@@ -58,8 +59,25 @@ _SMALL_CODES = frozenset({-1.0, -9.0})
 _FEWEST_OTHERS = 3
 # what surveys write for "refused", "not asked" and "don't know", beside -9 or -8
 _SURVEY_NEGATIVES = frozenset({-1.0, -2.0, -3.0, -7.0, -8.0, -9.0})
-# and beside answers in one digit, or of yes and no; whole answers below the code
-_SURVEY_POSITIVES = ((frozenset({77.0, 88.0, 98.0, 99.0}), 9.0), (frozenset({9.0}), 1.0))
+
+
+class _SurveyCodes(NamedTuple):
+    """What surveys write for "refused", "not asked" and "don't know", in questions of whole answers.
+
+    Attributes:
+        codes: the values.
+        largest_answer: of the questions that have these codes.
+    """
+
+    codes: frozenset[float]
+    largest_answer: float
+
+
+# beside answers in one digit, and beside those of yes and no
+_SURVEY_POSITIVES = (
+    _SurveyCodes(frozenset({77.0, 88.0, 98.0, 99.0}), largest_answer=9.0),
+    _SurveyCodes(frozenset({9.0}), largest_answer=1.0),
+)
 _LARGEST_SURVEY_CODE = 99
 # the last step of a scale of ratings, -1, 0, 1, 2, ...
 _LAST_STEP = 10
@@ -73,7 +91,8 @@ _LARGER_THAN_VALUES = 10
 # ends of float64, also as R's raster writes it; float() makes infinity of the first one rounded up
 _ENDS_OF_FLOAT64 = (Decimal("1.7976931348623157e308"), Decimal("1.7e308"))
 # numbers of days in spreadsheets, of the years 2000 to 2049
-_FIRST_DAY, _LAST_DAY = 36526, 54788
+_FIRST_DAY = 36526
+_LAST_DAY = 54788
 # next to values below it, such a number is a day that a spreadsheet made of a number such as 1.5
 _SMALL_VALUES = 366
 _WORD = re.compile(r"[^\W\d_]+")
@@ -91,16 +110,13 @@ def sentinels_of(values: Sequence[float]) -> list[float]:
     are named if no other value is negative, unless -1 is the first step of a scale: -1, 0, 1, 2, 3.
     """
     suspects = set((_NEGATIVE_CODES | _POSITIVE_CODES | _EXTREMES).intersection(values))
-    largest = max(max(values, default=0.0), -min(values, default=0.0))
-    if largest >= _HUGE:
+    if max(map(abs, values), default=0.0) >= _HUGE:
         suspects.update(value for value in values if _is_huge_code(value))
-    others = values
-    if suspects:
-        others = [value for value in values if value not in suspects]
-        largest = max(map(abs, others), default=0.0)
+    others = [value for value in values if value not in suspects]
     if not others:
         return []
     lowest = min(others)
+    largest = max(map(abs, others))
     unlike = [value for value in suspects if _is_unlike(value, lowest, largest)]
     if lowest in _SURVEY_NEGATIVES:
         unlike += _small_codes(set(others))
@@ -133,12 +149,12 @@ def _small_codes(values: set[float]) -> list[float]:
 
 def _survey_codes(values: set[float]) -> list[float]:
     """99 and the like beside answers of one digit, and 9 beside those of yes and no."""
-    for codes, largest_answer in _SURVEY_POSITIVES:
-        answers = values - codes
-        found = values & codes
+    for survey in _SURVEY_POSITIVES:
+        answers = values - survey.codes
+        codes = values & survey.codes
         are_whole = all(value.is_integer() for value in answers)
-        if found and len(answers) > 1 and are_whole and max(answers) <= largest_answer:
-            return sorted(found)
+        if codes and len(answers) > 1 and are_whole and max(answers) <= survey.largest_answer:
+            return sorted(codes)
     return []
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from dinoneck.data.cells import PathLike
 from dinoneck.data.coco_entries import CocoCategory, CocoSegments, is_number
 from dinoneck.data.json_parts import check_stated_part, part_of_json
-from dinoneck.data.label_files import read_labels
+from dinoneck.data.label_files import LabelRaster, read_labels
 from dinoneck.data.listed_images import (
     NO_OBJECT,
     UNKNOWN,
@@ -254,7 +254,7 @@ class PanopticImages(ListedImages):
         return self._object_map(i).ids()
 
     def _object_map(self, i: int) -> ObjectMap:
-        """Which segment every pixel of an image belongs to; of those of :meth:`pixels`, any number.
+        """Which segment every pixel of an image belongs to, as :meth:`pixels`, for any number of segments.
 
         Raises:
             DataError: as :meth:`pixels`, but for the number of segments.
@@ -355,18 +355,23 @@ def _read_png_ids(png: Path, size: tuple[int, int]) -> Ids:
         ids = colours[..., 0].astype(np.int64)
         return ids
     if bands != 3 or colours.dtype != np.uint8 or mode not in _RGB_MODES:
-        if mode == "P":
-            content = "colours of a palette"
-        elif bands in (3, 4) and colours.dtype == np.uint8:
-            content = f"{mode} colours"
-        elif bands == 1 and raster.alpha is None:
-            content = f"1 band of {colours.dtype}"
-        else:
-            num_bands = bands if raster.alpha is None else bands + 1
-            content = f"{num_bands} bands of {colours.dtype}"
-        raise DataError(f"{name} has {content}; {_RGB_REMEDY}")
+        raise DataError(f"{name} has {_content_in_words(raster, mode)}; {_RGB_REMEDY}")
     ids = colours.astype(np.int64) @ _CHANNELS
     return ids
+
+
+def _content_in_words(raster: LabelRaster, mode: str) -> str:
+    """What a PNG holds that holds no ids, for a message."""
+    bands = raster.values.shape[2]
+    dtype = raster.values.dtype
+    if mode == "P":
+        return "colours of a palette"
+    if bands in (3, 4) and dtype == np.uint8:
+        return f"{mode} colours"
+    if bands == 1 and raster.alpha is None:
+        return f"1 band of {dtype}"
+    num_bands = bands if raster.alpha is None else bands + 1
+    return f"{num_bands} bands of {dtype}"
 
 
 def _mode_of(image: Image.Image, _: str) -> str:

@@ -146,7 +146,7 @@ def read_size_and_orientation(image: Picture) -> tuple[tuple[int, int], int]:
             size = (image.width, image.height)
         return size, stored or orientation
     if isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[-1] not in (1, 3, 4):
-        # read_planes rejects other bands than grey or colours
+        # of other bands than grey or colours, which read_planes rejects
         return (image.shape[0], image.shape[1]), UPRIGHT
     height, width = read_planes(image, bits=bit_depth.FILE_BITS).shape[-2:]
     return (height, width), UPRIGHT
@@ -261,20 +261,35 @@ def from_pil(image: Image.Image, name: str, bits: int | None) -> Array:
     is_deep = deep_colours.is_deep(image)
     if is_deep and not image.mode.startswith("I"):
         return _from_deep_colours(image, name, bits)
+    image_format = image.format  # not known once it is turned
     image = upright(image)
     if image.mode.startswith("I;16"):
         values = np.array(image, np.uint16)[None]
-        if image.format == "JPEG2000":
+        if image_format == "JPEG2000":
             values >>= bit_depth.FILE_BITS - stated_bits  # which Pillow shifted to the left
-        if stated_bits < bit_depth.FILE_BITS:
-            if bits is None and bit_depth.may_hold_less(stated_bits):
-                bit_depth.check_range(values, name)
-            bits = stated_bits if bits is None else min(stated_bits, bits)
-        return bit_depth.scale(values, bits, name, white_is_zero=white_is_zero)
+        used_bits = _bits_to_use(values, name, bits, stated_bits)
+        return bit_depth.scale(values, used_bits, name, white_is_zero=white_is_zero)
     if image.mode in ("I", "F"):
         raise DataError(_why_32_bits_are_rejected(image, name))
     image_tiffs.check_alpha(image, name)
     return _rgb(image)
+
+
+def _bits_to_use(values: Array, name: str, bits: int | None, stated_bits: int) -> int | None:
+    """The bits by which 16-bit grey is scaled: those of the file, unless the caller names fewer.
+
+    None = all 16, if the values use their range.
+
+    Raises:
+        DataError: if the file states 15 bits, and its values use a part of the range.
+    """
+    if stated_bits == bit_depth.FILE_BITS:
+        return bits
+    if bits is not None:
+        return min(stated_bits, bits)
+    if bit_depth.may_hold_less(stated_bits):
+        bit_depth.check_range(values, name)
+    return stated_bits
 
 
 def _from_deep_pgm(image: Image.Image, name: str, bits: int | None, largest: int | None) -> Array:

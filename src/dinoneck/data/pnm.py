@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from dinoneck.data.bit_depth import FULL
 from dinoneck.data.stored_tiles import tile_arguments
 
 Values = np.ndarray[Any, Any]
 
 _BYTE = 255
-_SIXTEEN_BITS = 65535
-_LARGEST_OF_PILLOW = {"L": _BYTE, "RGB": _BYTE, "I": _SIXTEEN_BITS}  # by mode
-
+_LARGEST_OF_PILLOW = {"L": _BYTE, "RGB": _BYTE, "I": FULL}  # by mode
 _WHOLE_RANGE = "I;16B"  # as Pillow reads a PGM that states all 16 bits
 
 
@@ -48,7 +47,7 @@ def range_of(image: Image.Image) -> StoredRange:
     arguments = tile_arguments(image)
     full = _LARGEST_OF_PILLOW.get(image.mode)
     if is_deep_grey(image) and arguments and arguments[0] == _WHOLE_RANGE:
-        return StoredRange(_SIXTEEN_BITS, _SIXTEEN_BITS, factor)
+        return StoredRange(FULL, FULL, factor)
     if full is None or len(arguments) < 2 or not isinstance(arguments[1], int):
         return StoredRange(factor=factor)
     # Pillow writes the decoder's bands and the largest number

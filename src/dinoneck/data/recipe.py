@@ -220,8 +220,9 @@ class ImageRecipe:
         Raises:
             ConfigError: if a field is unknown, missing or out of range.
         """
-        expected = cls.__dataclass_fields__.keys()
-        if not isinstance(record, Mapping) or record.keys() | {"bits"} != expected:
+        fields = cls.__dataclass_fields__.keys()
+        # "bits" is there only where they are set, see record()
+        if not isinstance(record, Mapping) or record.keys() | {"bits"} != fields:
             raise ConfigError(
                 f"a preprocessing record holds {list(cls.__dataclass_fields__)}; this one is "
                 f"{record!r}"

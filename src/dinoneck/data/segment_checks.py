@@ -28,9 +28,10 @@ _LEAST_LEFT = 0.5
 
 
 @dataclass
-class _Pixels:
-    """The pixels of a segment."""
+class _ShownSegment:
+    """A segment, and what its pixels measure."""
 
+    segment: CocoSegment
     extent: Extent
     area: int
 
@@ -48,8 +49,8 @@ def check_segments(png_ids: Array, segments: Sequence[CocoSegment], png: Path) -
             segments of more than half; fewer, and areas that differ, are named in a warning.
     """
     num_rated = 0
-    misplaced: list[tuple[CocoSegment, _Pixels]] = []
-    resized: list[tuple[CocoSegment, _Pixels]] = []
+    misplaced: list[_ShownSegment] = []
+    resized: list[_ShownSegment] = []
     for segment in segments:
         bbox = _bbox_of(segment)
         area = _area_of(segment)
@@ -60,17 +61,17 @@ def check_segments(png_ids: Array, segments: Sequence[CocoSegment], png: Path) -
         if extent is None:
             continue
         num_rated += 1
-        pixels = _Pixels(extent, int(mask.sum()))
-        if _may_be_partly_hidden(bbox, area, pixels):
+        shown = _ShownSegment(segment, extent, area=int(mask.sum()))
+        if _may_be_partly_hidden(bbox, area, shown):
             continue
         if bbox is not None and not _is_extent(bbox, extent):
-            misplaced.append((segment, pixels))
-        elif area is not None and not _is_area(area, pixels):
-            resized.append((segment, pixels))
+            misplaced.append(shown)
+        elif area is not None and not _is_area(area, shown):
+            resized.append(shown)
     if misplaced:
         message = (
             f"{png}: {len(misplaced)} of {num_rated} segments contradict their bbox, "
-            f"{_example(*misplaced[0])}. The PNG seems to be moved, or of another image; pair it with "
+            f"{_example(misplaced[0])}. The PNG seems to be moved, or of another image; pair it with "
             "its image, or write the bbox of its pixels"
         )
         if too_many_wrong(len(misplaced), num_rated):
@@ -79,16 +80,17 @@ def check_segments(png_ids: Array, segments: Sequence[CocoSegment], png: Path) -
     if resized:
         warn_once(
             f"{png}: {len(resized)} of {num_rated} segments contradict their area, "
-            f"{_example(*resized[0])}. The PNG may be of another image, or the area of another "
+            f"{_example(resized[0])}. The PNG may be of another image, or the area of another "
             "version of it; the pixels are used as they are"
         )
 
 
-def _example(segment: CocoSegment, pixels: _Pixels) -> str:
-    left, top, right, bottom = pixels.extent
+def _example(shown: _ShownSegment) -> str:
+    segment = shown.segment
+    left, top, right, bottom = shown.extent
     return (
         f"such as id {segment.id} with the bbox {segment.bbox} ({BBOX}) and the area {segment.area}: "
-        f"its {pixels.area} pixels span x {left:g} ... {right:g}, y {top:g} ... {bottom:g}"
+        f"its {shown.area} pixels span x {left:g} ... {right:g}, y {top:g} ... {bottom:g}"
     )
 
 
@@ -107,12 +109,12 @@ def _area_of(segment: CocoSegment) -> float | None:
     return None
 
 
-def _is_area(area: float, pixels: _Pixels) -> bool:
+def _is_area(area: float, shown: _ShownSegment) -> bool:
     """Whether an area is that of the pixels or of an outline around them."""
-    left, top, right, bottom = pixels.extent
+    left, top, right, bottom = shown.extent
     sides = np.array([[right - left, bottom - top]])
     [tolerance] = mask_area_tolerance(np.array([area]), sides)
-    return bool(abs(area - pixels.area) <= tolerance)
+    return bool(abs(area - shown.area) <= tolerance)
 
 
 def _is_extent(bbox: list[float], extent: Extent) -> bool:
@@ -122,12 +124,14 @@ def _is_extent(bbox: list[float], extent: Extent) -> bool:
     return is_box or _difference(extent, (x, y, width, height)) <= _ROUNDING_PX
 
 
-def _may_be_partly_hidden(bbox: list[float] | None, area: float | None, pixels: _Pixels) -> bool:
+def _may_be_partly_hidden(
+    bbox: list[float] | None, area: float | None, shown: _ShownSegment
+) -> bool:
     """Whether the pixels may be what other segments leave of an object with this bbox and area."""
-    if bbox is None or area is None or not _LEAST_LEFT * area <= pixels.area < area:
+    if bbox is None or area is None or not _LEAST_LEFT * area <= shown.area < area:
         return False
     x, y, width, height = bbox
-    left, top, right, bottom = pixels.extent
+    left, top, right, bottom = shown.extent
     return (
         left >= x - _ROUNDING_PX
         and top >= y - _ROUNDING_PX

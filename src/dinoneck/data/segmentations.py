@@ -147,14 +147,13 @@ def _read_polygons(
     segmentation: list[Any], box: CocoBox, where: str, repairs: Repairs
 ) -> Shape | None:
     """Polygons of three points or more; four numbers that repeat the box are a rectangle."""
-    try:
-        shape = msgspec.convert({"parts": segmentation}, _Polygons).parts
-    except msgspec.ValidationError:
+    shape = _polygons_of_coco(segmentation)
+    if shape is None:
         parts = _flat_parts(_with_numbers(segmentation, repairs), repairs)
         if _are_short_axes(parts, box):
             raise _unreadable(
                 where, segmentation, "it seems to be all x and then all y: write x, y, x, y, ..."
-            ) from None
+            )
         polygons = [part for part in parts if not _is_tiny(part)]
         if not polygons and any(_repeats_box(part, box) for part in parts):
             return _read_rectangle(box, where, repairs)
@@ -173,6 +172,14 @@ def _read_polygons(
                 "even number"
             )
     return shape
+
+
+def _polygons_of_coco(segmentation: list[Any]) -> list[Polygon] | None:
+    """The polygons of a segmentation that is written as COCO does; None of others."""
+    try:
+        return msgspec.convert({"parts": segmentation}, _Polygons).parts
+    except msgspec.ValidationError:
+        return None
 
 
 def _with_numbers(values: list[Any], repairs: Repairs) -> list[Any]:
@@ -387,17 +394,19 @@ def find_crossing(shapes: Sequence[Sequence[Sequence[float]]]) -> list[int]:
     Args:
         shapes: the polygons of each mask.
     """
-    polygons: dict[int, list[Sequence[float]]] = {}  # number of values -> polygons
-    rows: dict[int, list[int]] = {}  # and their masks
+    # polygons of equally many points are compared in one array: number of values -> polygons, and the
+    # rows of their masks
+    polygons_of: dict[int, list[Sequence[float]]] = {}
+    rows_of: dict[int, list[int]] = {}
     for row, shape in enumerate(shapes):
         for polygon in shape:
-            values = polygon[:-2] if polygon[:2] == polygon[-2:] else polygon
+            values = _without_closing_point(polygon)
             if _FEWEST_CROSSING <= len(values) // 2 <= _MOST_CROSSING:
-                polygons.setdefault(len(values), []).append(values)
-                rows.setdefault(len(values), []).append(row)
-    found = set()
-    for length, group in polygons.items():
-        points = np.array(group, np.float64).reshape(len(group), -1, 2)
+                polygons_of.setdefault(len(values), []).append(values)
+                rows_of.setdefault(len(values), []).append(row)
+    crossing_rows = set()
+    for length, polygons in polygons_of.items():
+        points = np.array(polygons, np.float64).reshape(len(polygons), -1, 2)
         centred = points - points.mean(axis=1, keepdims=True)
         order = np.argsort(np.arctan2(centred[..., 1], centred[..., 0]), axis=1)
         areas_in_order = _shoelace(np.take_along_axis(points, order[..., None], axis=1))
@@ -406,8 +415,8 @@ def find_crossing(shapes: Sequence[Sequence[Sequence[float]]]) -> list[int]:
         is_smaller &= areas_in_order >= _SMALLEST_AREA
         for k in np.flatnonzero(is_smaller).tolist():
             if _crosses_itself(points[k].tolist()):
-                found.add(rows[length][k])
-    return sorted(found)
+                crossing_rows.add(rows_of[length][k])
+    return sorted(crossing_rows)
 
 
 def _shoelace(points: Array) -> Array:
@@ -578,7 +587,7 @@ def are_equal_polygons(shape: Shape, other: Shape, most_px: float) -> bool:
     return True
 
 
-def _without_closing_point(polygon: list[float]) -> list[float]:
+def _without_closing_point(polygon: Sequence[float]) -> Sequence[float]:
     """A polygon without a last point that repeats the first one."""
     return polygon[:-2] if polygon[:2] == polygon[-2:] else polygon
 

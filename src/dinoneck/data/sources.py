@@ -305,21 +305,25 @@ def _reading_with_files(wanted: _Wanted, *, of_labels: bool, part: str | None) -
         )
     depth = len(folder.parts)
     paths = {file: tuple(map(composed, file.parts[depth:])) for file in listing.files}
-    called = {_parts_from_root(os.path.abspath(folder)), _parts_from_root(os.path.realpath(folder))}  # noqa: PTH100
+    # the folder as it is named, and without links
+    given_folder = _parts_from_root(os.path.abspath(folder))  # noqa: PTH100
+    real_folder = _parts_from_root(os.path.realpath(folder))
+    folders = sorted({given_folder, real_folder})
     masks = set() if of_labels else set(pictures_of(image_folder(listing)).masks)
     picture_paths = {file: parts for file, parts in paths.items() if file not in masks}
-    reading = find_below(wanted.names, picture_paths, sorted(called))
+    reading = find_below(wanted.names, picture_paths, folders)
     if reading.several and part is not None:
+        # without the files in folders of other parts
         paths_of_part = {}
         for file, parts in picture_paths.items():
             if part_words(parts[:-1]) <= {part}:
                 paths_of_part[file] = parts
-        reading_of_part = find_below(wanted.names, paths_of_part, sorted(called))
+        reading_of_part = find_below(wanted.names, paths_of_part, folders)
         if not reading_of_part.missing:
             reading = reading_of_part
     if reading.missing and masks:
-        of_masks = find_below(wanted.names, paths, sorted(called))
-        _check_no_masks(of_masks, masks, wanted)
+        reading_with_masks = find_below(wanted.names, paths, folders)
+        _check_no_masks(reading_with_masks, masks, wanted)
     if reading.missing:
         raise _not_found(reading, wanted, picture_paths)
     _check_pairs(reading, wanted)
@@ -384,9 +388,9 @@ def _check_folder(reading: Reading, wanted: _Wanted) -> None:
     other = _other_file(reading, wanted.folder) if reading.prefix else None
     if reading.is_contradicted or other is not None:
         name, file = next(iter(reading.files.items()))
-        seen = f" ({other} exists)" if other is not None else ""
+        example = f" ({other} exists)" if other is not None else ""
         raise DataError(
-            f"{wanted.counts}'{name}' is in another folder than {file}{seen}. If they are the same "
+            f"{wanted.counts}'{name}' is in another folder than {file}{example}. If they are the same "
             f"images, write the names without '{reading.prefix}'; else pass the folder of those "
             "meant"
         )
@@ -431,7 +435,6 @@ def find_images(names: Sequence[str], images: Sequence[Path], what: str) -> Mapp
     for image in images:
         paths[image] = _parts_from_root(os.path.abspath(image))  # noqa: PTH100 - of the link
     reading = find_among(names, paths)
-    shown = f"{some_of(map(str, images), 3)}"
     if reading.several:
         name, files = next(iter(reading.several.items()))
         raise DataError(
@@ -445,6 +448,7 @@ def find_images(names: Sequence[str], images: Sequence[Path], what: str) -> Mapp
             "row"
         )
     if not reading.files:
+        shown = some_of(map(str, images), 3)
         raise DataError(
             f"{what} has no row of the images {shown}; it names {some_of(names, 3)}. Names with a "
             "folder mean images in that folder"
@@ -452,9 +456,9 @@ def find_images(names: Sequence[str], images: Sequence[Path], what: str) -> Mapp
     name, file = next(iter(reading.files.items()))
     other = _other_file(reading, file.parent) if reading.prefix else None
     if reading.is_contradicted or other is not None:
-        seen = f" ({other} exists)" if other is not None else ""
+        example = f" ({other} exists)" if other is not None else ""
         raise DataError(
-            f"{what} names '{name}', which is in another folder than the image {file}{seen}. If "
+            f"{what} names '{name}', which is in another folder than the image {file}{example}. If "
             f"they are the same images, write the names without '{reading.prefix}'"
         )
     if reading.is_changed:

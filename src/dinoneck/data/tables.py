@@ -536,13 +536,9 @@ def _read_values(
         is_indicator: whether the column holds the 0 and 1, or true and false, of a label.
         remedy_of_empty_classes: what to do about a class without a row.
     """
-    values = sheet.columns[column]
     what = f"{sheet.name}: {column}"
-    if sheet.file is None:
-        _check_types(what, sheet.ids, values)
-    texts = cells.cell_texts(values)
-    filled = pd.Series(texts, sheet.ids, dtype=object)
-    filled = filled[[text != "" for text in texts]]
+    texts = _texts_of(sheet, column)
+    filled = _filled(sheet, texts)
     if filled.empty:
         raise DataError(
             f"{sheet.name}: the column {column!r} is empty; leave it out, or fill it in"
@@ -559,16 +555,36 @@ def _read_values(
         filled[:] = as_indicators(filled)
         _check_indicators(what, filled)
         must_be_numbers = True
-    elif not must_be_numbers:
-        class_names = sheet.categories.get(column)
     if class_names is None and must_be_numbers:
         _check_not_all_words(what, filled)
-    if class_names is None and (must_be_numbers or holds_numbers(filled)):
-        numbers = _numbers(filled, what, column, sheet, may_be_classes=not must_be_numbers)
+        numbers = _numbers(filled, what, column, sheet, may_be_classes=False)
         return numbers.reindex(sheet.ids)
-    _state_spellings(sheet, column, values, texts)
+    if class_names is None:
+        class_names = sheet.categories.get(column)
+    if class_names is None and holds_numbers(filled):
+        numbers = _numbers(filled, what, column, sheet, may_be_classes=True)
+        return numbers.reindex(sheet.ids)
+    _state_spellings(sheet, column, sheet.columns[column], texts)
     labels = _classes(filled, what, column, class_names, remedy_of_empty_classes)
     return labels.reindex(sheet.ids)
+
+
+def _texts_of(sheet: _Sheet, column: str) -> list[str]:
+    """The cells of a column as text; empty where they are missing.
+
+    Raises:
+        DataError: if a value of a DataFrame is neither a number nor text.
+    """
+    values = sheet.columns[column]
+    if sheet.file is None:
+        _check_types(f"{sheet.name}: {column}", sheet.ids, values)
+    return cells.cell_texts(values)
+
+
+def _filled(sheet: _Sheet, texts: Sequence[str]) -> pd.Series:
+    """The cells of a column that are not empty, by the ids of their rows."""
+    all_texts = pd.Series(texts, sheet.ids, dtype=object)
+    return all_texts[[text != "" for text in texts]]
 
 
 @dataclass(frozen=True)
@@ -586,13 +602,9 @@ class _LabelColumn:
 
 def _read_labels(sheet: _Sheet, column: str, names: Sequence[str]) -> _LabelColumn | None:
     """Read a column of several words in a cell; None for one of 0 and 1, of true and false, or an empty one."""
-    values = sheet.columns[column]
     what = f"{sheet.name}: {column}"
-    if sheet.file is None:
-        _check_types(what, sheet.ids, values)
-    texts = cells.cell_texts(values)
-    filled = pd.Series(texts, sheet.ids, dtype=object)
-    filled = filled[[text != "" for text in texts]]
+    texts = _texts_of(sheet, column)
+    filled = _filled(sheet, texts)
     if filled.empty or are_indicators(as_indicators(filled)):
         return None
     if len(filled) < len(texts):
@@ -812,15 +824,10 @@ def _classes(
     if are_numbers:
         _warn_of_numbers_as_classes(what, texts, labels, are_listed=are_listed)
     name_of = _name_of_label(what, names, to_label)
-    if not counts.keys() <= name_of.keys():
-        image_id = next(image_id for image_id, label in labels.items() if label not in name_of)
-        hint = did_you_mean(texts[image_id], names)
-        expected = f"one of {some_of(names, _MOST_LISTED)}"
-        if may_be_numbers:
-            expected = f"{expected}; {_as_classes(column)}.{hint}".removesuffix(".")
-        else:
-            expected = f"{expected}.{hint}"
-        raise _cell_error(what, image_id, texts[image_id], expected)
+    for image_id, label in labels.items():
+        if label not in name_of:
+            expected = _expected_class(texts[image_id], names, column, may_be_numbers)
+            raise _cell_error(what, image_id, texts[image_id], expected)
     warn_of_empty_classes(
         {name: counts[label] for label, name in name_of.items()},
         noun="row",
@@ -828,6 +835,15 @@ def _classes(
         remedy=remedy_of_empty_classes,
     )
     return labels.map(name_of).astype(pd.CategoricalDtype(names))
+
+
+def _expected_class(text: str, names: Sequence[str], column: str, may_be_numbers: bool) -> str:
+    """What is expected in the place of a text that is no class, for the end of a message."""
+    hint = did_you_mean(text, names)
+    expected = f"one of {some_of(names, _MOST_LISTED)}"
+    if may_be_numbers:
+        return f"{expected}; {_as_classes(column)}.{hint}".removesuffix(".")
+    return f"{expected}.{hint}"
 
 
 def _name_of_label(
@@ -901,15 +917,14 @@ def _warn_of_thousands_in_classes(what: str, counts: Mapping[str, int]) -> None:
         notation = Notation(mark)
         if not notation.fits(texts):
             continue
-        pair = doubtful_thousands(texts, notation.read(texts), mark)
-        if pair is not None:
-            decimal, whole_number = pair
+        doubt = doubtful_thousands(texts, notation.read(texts), mark)
+        if doubt is not None:
             logger.warning(
                 "%s has the class %r next to %r; if the mark is between thousands, write the numbers "
                 "without it",
                 what,
-                decimal,
-                whole_number,
+                doubt.decimal,
+                doubt.whole,
             )
 
 

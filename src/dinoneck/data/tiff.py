@@ -180,11 +180,11 @@ def problem_of_pages(pages: Sequence[Any]) -> str:
             f"begins with a reduced picture of {words} px (height x width), as raw files of "
             "cameras do"
         )
-    depth = max(
-        number_of(first, IMAGE_DEPTH, 1), _images_of_imagej(first) if len(pages) == 1 else 1
-    )
-    if depth > 1:
-        return f"holds {depth} images of {words} px (height x width) in one page"
+    num_images = number_of(first, IMAGE_DEPTH, 1)
+    if len(pages) == 1:
+        num_images = max(num_images, _images_of_imagej(first))
+    if num_images > 1:
+        return f"holds {num_images} images of {words} px (height x width) in one page"
     for number, page in enumerate(pages[1:], start=2):
         size = _size_of(page)
         kind = number_of(page, Base.NewSubfileType, 0)

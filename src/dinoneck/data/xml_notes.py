@@ -37,11 +37,14 @@ class Element:
     children: list[Element] = field(default_factory=list)
 
     def named(self, *names: str) -> Iterator[Element]:
-        """Yield the elements of these names at any depth."""
-        for child in self.children:
-            if child.name in names:
-                yield child
-            yield from child.named(*names)
+        """Yield the elements of these names at any depth, in the order of the text."""
+        # a list and no recursion: a file may nest its elements deeper than Python calls functions
+        waiting = self.children[::-1]
+        while waiting:
+            element = waiting.pop()
+            if element.name in names:
+                yield element
+            waiting += element.children[::-1]
 
     def first_text(self, name: str) -> str:
         """Return the text of the first element of a name; "" if there is none."""
@@ -51,7 +54,7 @@ class Element:
 
 
 def parse(content: bytes) -> Element | None:
-    """Return an element that holds those of an XML text; None if it holds none, or one has no end."""
+    """Return an element that holds those of an XML text; None if it holds none, or an end is missing or too many."""
     text = _decode(content)
     text = _NO_ELEMENTS.sub("", text)
     text = _VERBATIM.sub(lambda match: html.escape(match[1]), text)
@@ -60,7 +63,8 @@ def parse(content: bytes) -> Element | None:
     for match in _TAG.finditer(text):
         is_end = match[1] == "/"
         if is_end:
-            if _plain_name(match[2]) != open_elements[-1].name:
+            is_any_open = len(open_elements) > 1  # the first is the document, which has no end
+            if not is_any_open or _plain_name(match[2]) != open_elements[-1].name:
                 return None
             open_elements.pop()
             continue
@@ -100,5 +104,5 @@ def _decode(content: bytes) -> str:
         encoding = "utf-8"
     try:
         return content.decode(encoding, errors="replace")
-    except LookupError:  # no such encoding
+    except (LookupError, UnicodeError):  # no such encoding, or one that replaces no characters
         return content.decode("utf-8", errors="replace")

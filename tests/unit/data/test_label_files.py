@@ -782,6 +782,10 @@ NOTES = f"<PAMDataset>{BAND}</PAMDataset>"
         pytest.param(NOTES.replace("3", "&#51;").encode(), id="a character as number"),
         pytest.param(NOTES.replace(' band="1"', "").encode(), id="no number"),
         pytest.param((" " * (1 << 21) + NOTES).encode(), id="long"),
+        pytest.param(f"{'<a>' * 2000}{NOTES}{'</a>' * 2000}".encode(), id="nested deep"),
+        pytest.param(
+            f'<?xml version="1.0" encoding="idna"?>{NOTES}'.encode(), id="no encoding of texts"
+        ),
     ],
 )
 def test_notes_next_to_a_file_are_read_however_they_are_written(
@@ -793,7 +797,16 @@ def test_notes_next_to_a_file_are_read_however_they_are_written(
     assert is_labelled.tolist() == [[True, False, True]]
 
 
-@pytest.mark.parametrize("content", ["", "no notes", NOTES[:-20], NOTES.replace("</N", "</M")])
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param("", id="empty"),
+        pytest.param("no notes", id="no element"),
+        pytest.param(NOTES[:-20], id="cut"),
+        pytest.param(NOTES.replace("</N", "</M"), id="another end"),
+        pytest.param(f"</:>{NOTES}", id="an end without a start"),
+    ],
+)
 def test_notes_that_are_damaged_are_named(
     content: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
