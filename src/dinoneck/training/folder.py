@@ -166,8 +166,7 @@ def _unfinished_identity(folder: Path) -> dict[str, Any] | None:
     path = folder / run_names.UNFINISHED / run_names.RUN
     if not path.exists() or (folder / run_names.REPORT).exists() or not _has_epochs(folder):
         return None
-    identity: dict[str, Any] = json.loads(read_regular(path))
-    return identity
+    return _read_json(path)
 
 
 def note_finished_head(folder: Path, head_file: Path) -> None:
@@ -207,11 +206,20 @@ def _finished_heads(folder: Path) -> dict[str, str] | None:
     path = folder / run_names.UNFINISHED / FINISHED_HEADS
     if not path.exists():
         return None
+    return _read_json(path)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """The content of a file in the folder of what is unfinished.
+
+    Raises:
+        CheckpointError: if it is damaged.
+    """
     try:
-        finished: dict[str, str] = json.loads(read_regular(path))
+        content: dict[str, Any] = json.loads(read_regular(path))
     except ValueError as error:
         raise CheckpointError(f"{path} is damaged: {error}; {_DAMAGED_REMEDY}") from error
-    return finished
+    return content
 
 
 def _write_finished_heads(folder: Path, finished: Mapping[str, str]) -> None:

@@ -18,6 +18,7 @@ from msgspec.structs import FieldInfo, force_setattr
 from tyro.conf import Fixed, Suppress
 from tyro.constructors import PrimitiveConstructorSpec
 
+from dinoneck.checkpoint.schema import LICENSE_PATTERN
 from dinoneck.errors import ConfigError
 from dinoneck.text import did_you_mean, shorten
 
@@ -40,6 +41,8 @@ PATTERNS = {
     PATH_PATTERN: "the name of a file, a folder ('.' for the current one) or a column",
     PLAN_PATTERN: "the stage 'all', 'none' or 'last:N', such as 'last:4'",
     FREEZE_PATTERN: "EPOCH=STAGE with the stage all, none or last:N, such as 10=last:4",
+    LICENSE_PATTERN: "the name of a licence, such as MIT: it begins with a letter or a digit, and "
+    "others of its characters may be spaces and . + : ( ) _ -",
 }
 # msgspec's message for a value that does not fit, and its words
 _EXPECTED = re.compile("Expected `(?P<types>[^`]+)`(?P<limit>.*)")
@@ -273,6 +276,8 @@ def _limited(types: str, limit: str) -> str:
         return f"{words} of {number} values"
     if limit == " of length >=":
         return f"{words}, {number} or more"
+    if limit == " of length <=":  # texts alone have such a limit
+        return f"{words} of at most {number} characters"
     return f"{words} {_LIMITS[limit].format(number)}" if limit else words
 
 

@@ -34,21 +34,18 @@ def write_run_file(folder: Path, config: TrainConfig, report: Mapping[str, Any])
     """Write ``head.safetensors`` of the heads of all folds in a folder, by the method that predicts.
 
     Raises:
-        CheckpointError: if a fold has no linear baseline, which the method needs.
+        CheckpointError: if the head of a fold is not there, or a fold has no linear baseline, which
+            the method needs.
     """
     choice = Choice.from_record(report.get("choice", {}))
     chosen = ChosenMethod.from_record(report["predicts"])
+    folds = _heads_of_folds(folder, config)
     members: list[Head] = []
-    checkpoints = []
     images = NO_IMAGES
-    for head_file in sorted(
-        (folder / run_names.HEADS).glob("fold-*.safetensors"), key=_fold_number
-    ):
-        fold = FoldHeads.load(head_file, config)
+    for fold in folds:
         members += fold.of_method(chosen.method)
-        checkpoints.append(fold.checkpoint)
         images |= fold.checkpoint.training_images or NO_IMAGES
-    first = checkpoints[0]
+    first = folds[0].checkpoint
     training = {name: x for name, x in first.meta["training"].items() if x is not None}
     training.pop("fold")
     tta = first.meta["tta"]
@@ -84,10 +81,6 @@ def with_thresholds_of(
         if by_label is not None and target in checkpoint.configured_tasks:
             thresholds[target] = [scores["threshold"] for scores in by_label.values()]
     return checkpoint.with_thresholds(thresholds) if thresholds else checkpoint
-
-
-def _fold_number(head_file: Path) -> int:
-    return int(head_file.stem.removeprefix("fold-"))
 
 
 def _backbone_record(checkpoint: HeadCheckpoint) -> dict[str, Any]:
@@ -135,6 +128,12 @@ class FoldHeads:
             linear = HeadCheckpoint.load(baseline_file).build()
         return cls(file, checkpoint, head, linear)
 
+    @property
+    def num_folds(self) -> int | None:
+        """How many folds its run has; None where its file does not state it."""
+        num_folds: int | None = self.checkpoint.meta["training"]["folds"]
+        return num_folds
+
     def of_method(self, method: Method) -> list[Head]:
         """Return the heads whose predictions the method averages.
 
@@ -151,6 +150,35 @@ class FoldHeads:
                 step="pairing",
             )
         return [self.linear] if method == LINEAR else [self.head, self.linear]
+
+
+def _heads_of_folds(folder: Path, config: TrainConfig) -> list[FoldHeads]:
+    """The heads of all folds of a run, in the order of the folds' numbers.
+
+    Raises:
+        CheckpointError: if those of a fold are not there.
+    """
+    files_of_heads = (folder / run_names.HEADS).glob("fold-*.safetensors")
+    folds = [FoldHeads.load(file, config) for file in sorted(files_of_heads, key=_fold_number)]
+    if not folds:
+        raise CheckpointError(
+            f"{folder / run_names.HEADS} holds no heads of folds, of which the file of the run is "
+            "made; restore them, or train again with overwrite=True (--overwrite)",
+            step="pairing",
+        )
+    num_folds = folds[0].num_folds
+    if num_folds is not None and len(folds) < num_folds:
+        raise CheckpointError(
+            f"{folder / run_names.HEADS} holds the heads of {len(folds)} of {num_folds} folds, and "
+            "the file of the run averages all of them; restore the others, or train again with "
+            "overwrite=True (--overwrite)",
+            step="pairing",
+        )
+    return folds
+
+
+def _fold_number(head_file: Path) -> int:
+    return int(head_file.stem.removeprefix("fold-"))
 
 
 def holds_baseline_too(head: object, config: HeadConfig) -> bool:
