@@ -20,7 +20,11 @@ from dinoneck.registry import import_modules
 from dinoneck.training import folder as files
 from dinoneck.training.config import TRAININGS, HeadConfig, TrainConfig
 from dinoneck.training.data_folder import of_data_folder
-from dinoneck.training.intervals import from_record, intervals_of_tasks, with_configured_intervals
+from dinoneck.training.intervals import (
+    intervals_from_record,
+    intervals_of_tasks,
+    with_configured_intervals,
+)
 from dinoneck.training.method import Choice, ChosenMethod, metrics_of
 from dinoneck.training.processes import join_processes, wait_for_all
 from dinoneck.training.report import HEAD, LINEAR
@@ -59,9 +63,8 @@ def write_run_file(folder: Path, config: TrainConfig, report: Mapping[str, Any])
         tta=None if tta is None else tta["ops"],
         extra={PREDICTS_WITH: chosen.method},
     )
-    intervals = intervals_of_tasks(
-        from_record(report.get("prediction_intervals", {})), chosen.method, checkpoint.tasks
-    )
+    intervals_of_targets = intervals_from_record(report.get("prediction_intervals", {}))
+    intervals = intervals_of_tasks(intervals_of_targets, chosen.method, checkpoint.tasks)
     checkpoint = with_configured_intervals(checkpoint, intervals)
     checkpoint = with_thresholds_of(checkpoint, report, chosen.method)
     checkpoint.save(folder / run_names.HEAD_FILE)
@@ -206,17 +209,17 @@ def switch_method(config: TrainConfig, folder: Path) -> dict[str, Any] | None:
     """
     if config.predict_with is None:
         return None
+    names_method_alone = _without_method(config) == TrainConfig()
     report = _finished_report(folder)
-    names_data = _without_method(config) != TrainConfig()
-    if report is None and not names_data:
-        raise DataError(
-            f"{folder} holds no finished run of heads of images, which predict_with "
-            "(--predict-with) alone could change; name such a folder, or the data to train on"
-        )
     if report is None:
+        if names_method_alone:
+            raise DataError(
+                f"{folder} holds no finished run of heads of images, which predict_with "
+                "(--predict-with) alone could change; name such a folder, or the data to train on"
+            )
         return None
     trained = TrainConfig.from_dict(report["config"], f"{folder / run_names.REPORT}")
-    if names_data:
+    if not names_method_alone:
         _check_same_run(trained, config, folder)
         if trained.predict_with == config.predict_with:
             return None
