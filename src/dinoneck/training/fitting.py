@@ -186,19 +186,7 @@ def fit(
                 engine.model.train()
                 with closing(batches):
                     for batch in batches:
-                        micro_batches = objective.micro_batches(
-                            batch.inputs, batch.targets, batch.mixes
-                        )
-                        with engine.precision():
-                            objective.start_weighting(micro_batches)
-                        forwards = [
-                            partial(engine.model, micro_batch) for micro_batch in micro_batches
-                        ]
-                        losses = engine.forward_backward(*forwards)
-                        objective.compare_scales(losses, batch.targets.values)
-                        losses |= objective.learned_weights()
-                        engine.step()
-                        engine.add_losses(losses, batch.num_images)
+                        _train_batch(engine, objective, batch)
                         bar.update()
                 engine.add_row()
                 if has_validation:
@@ -209,6 +197,19 @@ def fit(
         engine.finish()  # best, averaged or last weights
         note_origin(objective.trained, source, example.inputs)
     return engine.history
+
+
+def _train_batch(engine: Engine, objective: Objective, batch: Batch) -> None:
+    """Take a step by the losses of a batch, which is computed in micro-batches, and keep the losses."""
+    micro_batches = objective.micro_batches(batch.inputs, batch.targets, batch.mixes)
+    with engine.precision():
+        objective.start_weighting(micro_batches)
+    forwards = [partial(engine.model, micro_batch) for micro_batch in micro_batches]
+    losses = engine.forward_backward(*forwards)
+    objective.compare_scales(losses, batch.targets.values)
+    losses |= objective.learned_weights()
+    engine.step()
+    engine.add_losses(losses, batch.num_images)
 
 
 def seconds_per_image(
