@@ -1083,7 +1083,7 @@ def config_of(values: Mapping[str, Any], where: str) -> AnyConfig:
     Raises:
         ConfigError: naming ``where``, what the values are, and the key.
     """
-    config = TRAININGS.described(values).config.from_dict(values, where)
+    config = TRAININGS.of_values(values).config.from_dict(values, where)
     return cast("AnyConfig", config)
 
 

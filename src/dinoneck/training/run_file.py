@@ -251,7 +251,7 @@ def _finished_report(folder: Path) -> dict[str, Any] | None:
     config = report.get("config")
     if not isinstance(config, dict):
         return None  # of a comparison of heads
-    is_of_heads = TRAININGS.described(config).config is TrainConfig
+    is_of_heads = TRAININGS.of_values(config).config is TrainConfig
     return report if is_of_heads else None
 
 

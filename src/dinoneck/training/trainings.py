@@ -78,7 +78,7 @@ class Trainings:
                 return training
         return self.default
 
-    def described(self, values: Mapping[str, Any]) -> Training:
+    def of_values(self, values: Mapping[str, Any]) -> Training:
         """Return the training that nested plain values describe."""
         return self.of_data(_named_data(values))
 
@@ -141,7 +141,7 @@ class Trainings:
         """
         training = self._of_class(config)
         named_data = _named_data(values)
-        described = self.described(values)
+        described = self.of_values(values)
         if described is not training and described is self.default:
             raise ConfigError(f"{where}: {training.missing}")
         if described is not training:
@@ -192,7 +192,7 @@ class Trainings:
         Reports and unfinished runs of version 0.3 hold the keys of all trainings.
         """
         values = with_present_keys(values, "the record")
-        training = self.described(values)
+        training = self.of_values(values)
         void = set()
         for key, value in self._keys_of_others(values, training).items():
             if self._is_void(key, value):
