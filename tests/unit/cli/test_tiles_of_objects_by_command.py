@@ -63,6 +63,7 @@ def sure_head(names: tuple[str, ...], **things: Any) -> MaskHead:
     return head.eval()
 
 
+@pytest.mark.slow
 def test_evaluate_scores_the_instances_of_tiles(tmp_path: Path) -> None:
     truth = test_train_instances.scenes(tmp_path / "scenes", 3)
     module = sure_head(("disc", "square"))

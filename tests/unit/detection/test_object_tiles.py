@@ -254,6 +254,7 @@ PYRAMID = {"type": "dpt_neck", "out_channels": 16}
 MASK = {"type": "mask", "num_blocks": 1, "dim": 32}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "head"),
     [
@@ -299,6 +300,7 @@ def test_held_out_images_are_predicted_whole_as_a_predictor_does(
         assert expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tile", "overlap", "recorded"),
     [
@@ -329,6 +331,7 @@ def test_the_file_records_the_tile_that_was_shown(
     assert record.get("overlap") == overlap
 
 
+@pytest.mark.slow
 def test_the_tile_of_the_training_can_be_turned_off(tmp_path: Path) -> None:
     data = {"instances": str(mosaics(tmp_path / "s", 2))}
     train_instances(config_of(data, MASK, folds={"count": 1}), tmp_path / "run")
@@ -343,6 +346,7 @@ def test_the_tile_of_the_training_can_be_turned_off(tmp_path: Path) -> None:
     assert (overlapping.tile, overlapping.overlap) == (TILE, 30)
 
 
+@pytest.mark.slow
 def test_a_run_on_tiles_continues_to_the_same_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -357,6 +361,7 @@ def test_a_run_on_tiles_continues_to_the_same_file(
     assert HeadCheckpoint.load(tmp_path / "run" / "head.safetensors").meta["digest"] == expected
 
 
+@pytest.mark.slow
 def test_queries_are_counted_by_the_objects_of_tiles(tmp_path: Path) -> None:
     images = BoxImages(mosaics(tmp_path / "s", 1), masks=True)
     config = config_of({"instances": "objects.json"}, {**MASK, "num_queries": 6})
@@ -370,6 +375,7 @@ def test_queries_are_counted_by_the_objects_of_tiles(tmp_path: Path) -> None:
         objects.with_object_defaults(config.changed(head={**MASK, "num_queries": 1}), tiles)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tile", "size"),
     [
@@ -388,6 +394,7 @@ def test_the_size_is_that_of_the_largest_tile(
     assert objects.with_object_defaults(config, tiles).data.size == size
 
 
+@pytest.mark.slow
 def test_heads_are_built_for_the_grid_of_tiles_and_not_of_images(tmp_path: Path) -> None:
     file = mosaics(tmp_path / "s", 2)
     data = {"instances": str(file), "tile": 48, "size": 48, "resize": "keep"}
@@ -401,6 +408,7 @@ def test_heads_are_built_for_the_grid_of_tiles_and_not_of_images(tmp_path: Path)
     assert trainer.problem.targets["objects"].shape == (2 * 2 * 3, 12, 12)
 
 
+@pytest.mark.slow
 def test_a_tile_that_the_size_would_crop_is_refused(tmp_path: Path) -> None:
     data = {"instances": str(mosaics(tmp_path / "s", 2)), "size": 64, "resize": "crop"}
 

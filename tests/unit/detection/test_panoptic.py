@@ -271,6 +271,7 @@ def scenes(folder: Path, count: int) -> Any:
     return written(folder, maps, listed, pictures)
 
 
+@pytest.mark.slow
 def test_a_run_is_scored_by_panoptic_quality_and_evaluate_gives_the_same(tmp_path: Path) -> None:
     flags = ("--folds", 2, "--epochs", 2, "--batch-size", 2, "--lr", 3e-3)
     run, (folder, file) = trained(tmp_path, 4, "{num_blocks: 1, dim: 32}", *flags)

@@ -414,6 +414,7 @@ def test_six_scenes_are_learned_in_100_steps() -> None:
             assert iou.max() > 0.5 and found["labels"][iou.argmax()] == label
 
 
+@pytest.mark.slow
 def test_fit_trains_on_ids_of_objects() -> None:
     """Flipped views flip the ids along; CutMix would join objects of two images."""
     torch.manual_seed(0)

@@ -107,6 +107,7 @@ def test_half_precision_backbones_predict_with_float32_heads(tmp_path: Path) -> 
     assert rebuilt(image) == Predictor(head, half)(image)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("views", ["flip4", "d6"])
 def test_every_way_to_predict_averages_the_recorded_views(
     views: str, tiny: Backbone, tmp_path: Path
@@ -262,6 +263,7 @@ def heads() -> list[Head]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tiled", [False, True])
 def test_threads_get_what_a_lone_call_gets(tiled: bool) -> None:
     modules, backbone = heads(), kit.backbone()

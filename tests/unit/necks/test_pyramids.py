@@ -247,6 +247,7 @@ def plain_detail(branch: nn.Module, images: Tensor) -> list[Tensor]:
     return levels
 
 
+@pytest.mark.slow
 def test_an_adapter_exported_on_plain_maps_of_a_free_batch_serves_one_image() -> None:
     neck = randomised(SpatialTuningAdapter(WIDTH, 8, num_layers=1, detail_dim=4)).eval()
     maps = torch.randn(2, WIDTH, 4, 6)

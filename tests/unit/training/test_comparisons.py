@@ -29,6 +29,7 @@ from dinoneck.training.scores import Split, score_values
 NAMES = ("patch_mean", "linear")
 
 
+@pytest.mark.slow
 def test_heads_are_trained_as_alone_and_compared_pairwise(meadow: Path, tmp_path: Path) -> None:
     words = (
         f"train --csv {meadow} --targets soil --backbone dinoneck_tiny --folds 2 --epochs 2 "
@@ -56,6 +57,7 @@ def test_heads_are_trained_as_alone_and_compared_pairwise(meadow: Path, tmp_path
     assert "patch_mean" in report["verdict"]
 
 
+@pytest.mark.slow
 def test_an_interrupted_comparison_goes_on(
     meadow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,6 +175,7 @@ def test_heads_that_cannot_be_compared(heads: Any, common: Any, message: str) ->
         compared_heads(heads, common)
 
 
+@pytest.mark.slow
 def test_the_learned_weights_of_the_losses_are_those_of_each_head(
     meadow: Path, tmp_path: Path
 ) -> None:
