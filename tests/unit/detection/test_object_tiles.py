@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tests import kit
-from tests.unit.detection import test_panoptic
+from tests.unit.detection.test_panoptic import Segment, write_panoptic
 from tests.unit.detection.test_train_instances import COLOURS, stop_in_first_fold, written
 
 from dinoneck import ConfigError, DataError, HeadCheckpoint, Predictor
@@ -166,10 +166,9 @@ def test_stuff_is_cut_without_a_least_share(tmp_path: Path) -> None:
     ids = np.full(SIZE, 1, np.int64)
     ids[0:10, 14:33] = 2  # a thing, of which the right tile shows 1 of 19 columns
     ids[20:30, 0:33] = 3  # stuff, of which it shows 1 of 33
-    folder, file = test_panoptic.written(
-        tmp_path / "s", [ids], [[(1, 4, False), (2, 9, False), (3, 2, False)]]
-    )
-    images = PanopticImages(file, folder)
+    segments = [Segment(1, 4), Segment(2, 9), Segment(3, 2)]
+    files = write_panoptic(tmp_path / "s", [ids], [segments])
+    images = PanopticImages(files.file, files.folder)
     thing = images.classes.index("square")
     stuff = images.classes.index("soil")
 
@@ -224,10 +223,10 @@ def panoptic_mosaics(folder: Path, count: int) -> dict[str, str | list[str]]:
             picture[top : top + 16, left : left + 16] = COLOURS[number % 2]
         maps.append(ids)
         pictures.append(picture)
-        things = [(2 + number, 4 if number % 2 else 9, False) for number in range(8)]
-        segments.append([(1, 2, False), *things])
-    png, file = test_panoptic.written(folder, maps, segments, pictures)
-    return {"panoptic": [str(png), str(file)]}
+        things = [Segment(2 + number, 4 if number % 2 else 9) for number in range(8)]
+        segments.append([Segment(1, 2), *things])
+    files = write_panoptic(folder, maps, segments, pictures)
+    return {"panoptic": [str(files.folder), str(files.file)]}
 
 
 def config_of(data: dict[str, Any], head: dict[str, Any], **groups: Any) -> TrainInstancesConfig:
