@@ -106,7 +106,6 @@ def compare(
     assert near(head(tokens)[name], logits, bound)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "row",
     [
