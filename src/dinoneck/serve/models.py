@@ -213,7 +213,7 @@ def _heads(checkpoints: list[HeadCheckpoint], settings: Settings) -> Model:
         "tasks": _describe_tasks(predictor.tasks),
         "tta": predictor.tta,
         "tile": None if tiling is None else tiling.tile,
-        "overlap": 0 if tiling is None else tiling.overlap,
+        "overlap": 0 if tiling is None else tiling.stated_overlap,
         "backbone": predictor.backbone.name,
         "device": str(predictor.device),
     }
@@ -273,7 +273,7 @@ def _detector(checkpoint: HeadCheckpoint, settings: Settings) -> Model:
     facts: dict[str, Any] = {
         "classes": list(detector.classes),
         "tile": None if detector.tiling is None else detector.tiling.tile,
-        "overlap": 0 if detector.tiling is None else detector.tiling.overlap,
+        "overlap": 0 if detector.tiling is None else detector.tiling.stated_overlap,
         "backbone": detector.backbone_name,
         "device": str(detector.device),
     }
