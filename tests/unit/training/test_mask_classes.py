@@ -73,7 +73,7 @@ def test_several_classes_that_one_part_alone_shows_are_named(
     table = parts_of(tmp_path, [[0, 1], [0, 2]], [[0, 3], [0, 4]])
     classes = ("soil", "crop", "weed", "tree", "road")
     unseen, unscored = warnings_of(table, caplog, classes=classes)
-    assert "of the classes tree, road and trains on none: no head can learn them." in unseen
+    assert "of the classes road, tree and trains on none: no head can learn them." in unseen
     assert unscored == "the masks of val show nothing of the classes crop, weed: they get no score"
 
 
