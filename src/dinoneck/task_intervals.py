@@ -25,7 +25,9 @@ DEFAULT_LEVEL = 0.9
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """How far the predictions of one output are from the truth, by level, in images of new groups.
+    """The half widths of the prediction intervals of one output, by level, for images of new groups.
+
+    The interval of a prediction at a level is the prediction minus and plus the half width.
 
     Args:
         levels: those that are stored, ascending, each between 0 and 1.

@@ -93,7 +93,8 @@ ShortText = Annotated[str, Meta(max_length=200)]
 TypeName = Annotated[str, Meta(pattern=r"^([a-z0-9][a-z0-9_]{0,63}\.)?[a-z][a-z0-9_]{0,63}\Z")]
 ViewName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,63}\Z")]
 Digest = Annotated[str, Meta(pattern=rf"^{DIGEST.pattern}\Z")]
-License = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9 .+:()_\-]*\Z", max_length=200)]
+LICENSE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9 .+:()_\-]*\Z"
+License = Annotated[str, Meta(pattern=LICENSE_PATTERN, max_length=200)]
 
 
 class Adapter(Struct, forbid_unknown_fields=True):

@@ -35,7 +35,7 @@ def headers_of(head: str, *, has_weights: bool = False) -> list[Header]:
     return [read_header(file) for file in head_files(head)]
 
 
-def check_alike(heads: Sequence[str], *, compare_views: bool) -> None:
+def check_files_alike(heads: Sequence[str], *, compare_views: bool) -> None:
     """Refuse heads of a list that differ; those that are not on this disk are left to the predictor.
 
     Configurations are compared where one version wrote all files: later ones may spell them otherwise.

@@ -244,6 +244,11 @@ def files_of_store(store: FeatureStore) -> dict[str, Path]:
     return files
 
 
+def _num_folds(num_masks: int) -> int:
+    """How many folds a training on masks can have: each holds out one or more; of a single mask none is held out."""
+    return min(_FOLDS, num_masks)
+
+
 def _show(
     files: PaintedFiles, photos: _Photos, tokens: PhotoTokens, classes: Sequence[str]
 ) -> None:
@@ -271,5 +276,5 @@ def _show(
     )
     words = ["dinoneck", "train", "--csv", str(files.table), "--images", str(photos.folder)]
     words += ["--labels", "mask", "--classes", *classes, "--nodata", str(UNPAINTED)]
-    words += ["--folds", str(min(_FOLDS, len(files.masks))), "--out", "run"]
+    words += ["--folds", str(_num_folds(len(files.masks))), "--out", "run"]
     show(f"To train a larger head on the masks: {shlex.join(words)}")

@@ -15,7 +15,7 @@ from tyro.conf import UseAppendAction, arg
 
 from dinoneck.atomic import write_text
 from dinoneck.cli import arguments as cli
-from dinoneck.cli.head_checks import check_alike, headers_of
+from dinoneck.cli.head_checks import check_files_alike, headers_of
 from dinoneck.cli.text import save_picture, show, whole_folder
 from dinoneck.cli.truth import (
     boxes_of,
@@ -140,7 +140,7 @@ def predict(
         _check_stored_level(list_heads(named_heads), interval, has_weights=has_weights)
     if not has_weights:  # the heads are on this disk under their names
         for averaged_heads in _lists_of_heads(named_heads):
-            check_alike(averaged_heads, compare_views=options.tta is None)
+            check_files_alike(averaged_heads, compare_views=options.tta is None)
     inputs: list[str | Path | None] = [*files, *list_heads(named_heads)]
     inputs += [options.weights, options.backbone_file, *truth]
     cli.check_output(out, inputs, (".csv",))
@@ -359,8 +359,7 @@ def open_model(
         options: how images are predicted.
         words: the command line, whose options have to have an effect.
         maps: whether predictions hold the maps of heads.
-        tile: (height, width) of the tiles that images are cut into; None: none, ``"auto"``: those
-            of the training.
+        tile: the tiles that images are cut into, see :data:`dinoneck.kinds.TileSize`.
         overlap: pixels that tiles share.
 
     Raises:

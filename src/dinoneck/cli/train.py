@@ -287,7 +287,7 @@ def _data_in(words: Sequence[str]) -> dict[str, Any]:
 def _read_with_data(path: str, data: Mapping[str, Any]) -> tuple[Training, dict[str, Any]]:
     """Read a training file whose data may stand in the command line; return the training and its plain values."""
     values = read_yaml(path)
-    in_file = TRAININGS.described(values)
+    in_file = TRAININGS.of_values(values)
     in_words = TRAININGS.of_data(data)
     if data and in_file is not TRAININGS.default and in_file is not in_words:
         raise ConfigError(
@@ -296,7 +296,7 @@ def _read_with_data(path: str, data: Mapping[str, Any]) -> tuple[Training, dict[
         )
     if data:
         values = merged_values(values, {"data": data})
-    return TRAININGS.described(values), values
+    return TRAININGS.of_values(values), values
 
 
 def _explain(flag: str, training: Training) -> str:

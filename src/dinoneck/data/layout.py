@@ -534,7 +534,7 @@ def _whole_of_parts(
     if subfolders == "folds":
         _check_folds(root, list(parts))
         folds = dict(sorted(parts.items()))
-        _check_alike(root, folds)
+        _check_same_contents(root, folds)
         _warn_of_equal_names(root, folds)
         return DataFolder(root, content=None, parts=folds)
     folders_of = {}
@@ -545,7 +545,7 @@ def _whole_of_parts(
     train = name_of["train"]
     val = name_of["val"]
     read_parts = {train: parts[train], val: parts[val]}
-    _check_alike(root, read_parts)
+    _check_same_contents(root, read_parts)
     unread_part = None
     if "test" in name_of:
         test = name_of["test"]
@@ -609,7 +609,7 @@ def _check_parts(root: Path, names: Sequence[str], one_alone: str) -> None:
         )
 
 
-def _check_alike(root: Path, parts: Mapping[str, Content]) -> None:
+def _check_same_contents(root: Path, parts: Mapping[str, Content]) -> None:
     """Raise a DataError unless all parts have class folders, or all have masks."""
     kinds = {content.kind for content in parts.values()}
     if kinds == {"images"}:

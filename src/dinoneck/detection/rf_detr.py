@@ -517,8 +517,8 @@ class RfDetr(Configured, nn.Module):
                 f"{where} is no configuration of RF-DETR: {first_line(error)}", step="config"
             ) from error
         expected = self.model.config
-        _check_alike(published, expected, _ARCHITECTURE, where=where)
-        _check_alike(
+        _check_same_settings(published, expected, _ARCHITECTURE, where=where)
+        _check_same_settings(
             published.backbone_config,
             expected.backbone_config,
             _BACKBONE_ARCHITECTURE,
@@ -573,7 +573,9 @@ def _check_values(value: Tensor, where: str) -> None:
         )
 
 
-def _check_alike(published: Any, expected: Any, names: Sequence[str], *, where: str) -> None:
+def _check_same_settings(
+    published: Any, expected: Any, names: Sequence[str], *, where: str
+) -> None:
     """Raise a CheckpointError if a configuration of transformers differs from ours in one of these names."""
     for name in names:
         value = getattr(published, name, None)

@@ -42,7 +42,9 @@ class MaskOptions:
 
     def check_not_given(self) -> None:
         """Raise a ConfigError for an option that changes nothing, since the truth has no masks."""
-        for name, value in self._stated().items():
+        stated = self._stated()
+        if stated:
+            name, value = next(iter(stated.items()))
             raise ConfigError(
                 f"{name} is {value!r}, which is of masks, and the truth has none; name its column "
                 "of masks with labels= (--labels), and leave cells of a table empty where the "
@@ -53,25 +55,28 @@ class MaskOptions:
         """Raise a ConfigError for an option that changes nothing, since no model predicts classes in maps."""
         if predicted.segmentations or predicted.share_maps:
             return
-        for name, value in self._stated().items():
-            if predicted.normals:
-                if name == "labels":  # the column of their files
-                    continue
-                raise ConfigError(
-                    f"{name} is {value!r}, which is of masks of classes, and the heads predict surface "
-                    f"normals, {predicted.normals[0].name}, whose unknown pixels are NaN or zero "
-                    "vectors; leave it out"
-                )
-            if predicted.number_map_names:
-                raise ConfigError(
-                    f"{name} is {value!r}, which is of masks of classes, and the heads predict maps "
-                    f"of numbers, {some_of(predicted.number_map_names, 5)}, which are not scored; leave "
-                    "it out"
-                )
+        unused = self._stated()
+        if predicted.normals:
+            unused.pop("labels", None)  # the column of their files
+        if not unused:
+            return
+        name, value = next(iter(unused.items()))
+        if predicted.normals:
             raise ConfigError(
-                f"{name} is {value!r}, which is of masks, and the heads predict "
-                f"{some_of(predicted.names, 5)}, which no mask shows; leave it out"
+                f"{name} is {value!r}, which is of masks of classes, and the heads predict surface "
+                f"normals, {predicted.normals[0].name}, whose unknown pixels are NaN or zero "
+                "vectors; leave it out"
             )
+        if predicted.number_map_names:
+            raise ConfigError(
+                f"{name} is {value!r}, which is of masks of classes, and the heads predict maps "
+                f"of numbers, {some_of(predicted.number_map_names, 5)}, which are not scored; leave "
+                "it out"
+            )
+        raise ConfigError(
+            f"{name} is {value!r}, which is of masks, and the heads predict "
+            f"{some_of(predicted.names, 5)}, which no mask shows; leave it out"
+        )
 
     def _stated(self) -> dict[str, str | Sequence[float]]:
         """Name -> value of the options that are given."""

@@ -82,42 +82,96 @@ def predict_and_score(
     for name, target in targets.items():
         if isinstance(target, ClassTarget | EvaluatedLabels):
             class_labels[name] = target.labels
-    predictions = {}
-    coverages_of_models = {}
-    intervals: Intervals = {}
-    cost = {}
+    predicted = {}
     for name, predictor in predictors.items():
-        watch = Stopwatch(predictor)
-        predictor.expect_images(len(table))
-        watch.begin(table.images[0])
-        rows = _predict_rows(predictor, table.images, targets_of_models[name].values())
-        predictions[name] = _read_targets(rows, targets_of_models[name], class_labels)
-        cost[name] = cost_of(predictor, watch.seconds() / len(table))
-        coverages_of_models[name] = coverages(targets_of_models[name], predictor.tasks, rows)
-        if calibration is not None:
-            calibrated_targets = {**targets_of_models[name], **unscored}
-            intervals = calibration.intervals(calibrated_targets, rows, table.groups)
+        predicted[name] = _predict(
+            predictor,
+            table,
+            targets_of_models[name],
+            class_labels,
+            calibration=calibration,
+            unscored=unscored,
+        )
+    predictions = {name: of_model.predictions for name, of_model in predicted.items()}
     all_rows = range(len(table))
     report = summary(
         table,
         targets,
         methods=predictions,
-        folds=[all_rows],
+        held_out=[all_rows],
         units=_shared_units(predictors.values(), targets),
     )
-    for name, coverage_of_targets in coverages_of_models.items():
-        for target_name, coverage in coverage_of_targets.items():
+    for name, of_model in predicted.items():
+        for target_name, coverage in of_model.coverages.items():
             report["scores"][target_name][name] |= coverage
     lines = [report["verdict"], *_lines_of_unshared_targets(predictions, reasons_not_compared)]
     report["verdict"] = "\n".join(lines)
-    report["cost"] = cost
+    report["cost"] = {name: of_model.cost for name, of_model in predicted.items()}
     report["versions"] = versions()
     trained_on = count_trained_on(predictors, table.images)
     if trained_on:
         report["trained_on"] = trained_on
     if calibration is not None:
-        calibration.write(intervals, num_images=len(table), num_trained_on=sum(trained_on.values()))
+        [calibrated] = predicted.values()
+        calibration.write(
+            calibrated.intervals,
+            num_images=len(table),
+            num_trained_on=sum(trained_on.values()),
+        )
     return report
+
+
+@dataclass(frozen=True)
+class _PredictedByModel:
+    """What a model predicts from the images of a table.
+
+    Attributes:
+        predictions: target -> those of all images.
+        coverages: target -> how often its intervals hold, see :func:`coverages`.
+        cost: of the model.
+        intervals: that follow from its errors; none without a calibration.
+    """
+
+    predictions: Predictions
+    coverages: Mapping[str, Mapping[str, Any]]
+    cost: Mapping[str, float]
+    intervals: Intervals
+
+
+def _predict(
+    predictor: HeadModel,
+    table: Table,
+    targets: Mapping[str, ScoredTarget],
+    class_labels: Mapping[str, Sequence[str]],
+    *,
+    calibration: Calibration | None,
+    unscored: Mapping[str, ScoredTarget],
+) -> _PredictedByModel:
+    """Predict the images of a table with one model, and take the time.
+
+    Args:
+        predictor: the model.
+        table: the truth.
+        targets: those that the model predicts.
+        class_labels: as of :func:`_read_targets`.
+        calibration: of this model; None = without one.
+        unscored: as of :func:`predict_and_score`.
+    """
+    watch = Stopwatch(predictor)
+    predictor.expect_images(len(table))
+    watch.begin(table.images[0])
+    rows = _predict_rows(predictor, table.images, targets.values())
+    predictions = _read_targets(rows, targets, class_labels)
+    seconds = watch.seconds()
+    intervals: Intervals = {}
+    if calibration is not None:
+        intervals = calibration.intervals({**targets, **unscored}, rows, table.groups)
+    return _PredictedByModel(
+        predictions=predictions,
+        coverages=coverages(targets, predictor.tasks, rows),
+        cost=cost_of(predictor, seconds / len(table)),
+        intervals=intervals,
+    )
 
 
 def _targets_of_first_models(

@@ -101,23 +101,28 @@ def _column_targets(tasks: Sequence[TaskFacts], table: Table) -> dict[str, Score
     targets: dict[str, ScoredTarget] = {}
     for column in columns_of(tasks):
         task = column.task
-        if task.is_image_class:
-            # it predicts a column per class, and the truth is one column for all of them
-            is_first_class = column.place == 0
-            if is_first_class and task.name in table.columns:
-                targets[task.name] = _class_target(task, table)
-        elif task.is_multilabel:
-            truth = label_truth(task, table) if column.place == 0 else None
-            if truth is not None:
-                targets[task.name] = EvaluatedLabels(
-                    task.name,
-                    truth=truth,
-                    labels=task.labels,
-                    thresholds=task.label_thresholds,
-                )
+        if task.is_image_class or task.is_multilabel:
+            # it predicts a column per class or label, whose truth is read once
+            if column.place == 0:
+                targets |= _labelled_targets(task, table)
         elif column.name in table.columns and not table.class_names(column.name):
             targets[column.name] = _number_target(column, table)
     return targets
+
+
+def _labelled_targets(task: TaskFacts, table: Table) -> dict[str, ScoredTarget]:
+    """The target of a task of classes or labels; none if the table has no truth of it."""
+    if task.is_image_class:
+        if task.name not in table.columns:
+            return {}
+        return {task.name: _class_target(task, table)}
+    truth = label_truth(task, table)
+    if truth is None:
+        return {}
+    target = EvaluatedLabels(
+        task.name, truth=truth, labels=task.labels, thresholds=task.label_thresholds
+    )
+    return {task.name: target}
 
 
 def _class_target(task: TaskFacts, table: Table) -> ClassTarget:
@@ -192,8 +197,9 @@ def _unscored_shares(
     """``task:part`` -> the shares of a ratio whose parts are scored as the numbers of another output."""
     shares: dict[str, ScoredTarget] = {}
     for task in tasks:
-        have_numbers = [isinstance(targets.get(part), ValueTarget) for part in task.labels]
-        if task.kind != "ratio" or not have_numbers or not all(have_numbers):
+        if task.kind != "ratio" or not task.labels:
+            continue
+        if not all(isinstance(targets.get(part), ValueTarget) for part in task.labels):
             continue
         for part, target in _share_targets(task, table).items():
             if targets[part].output != task.name:

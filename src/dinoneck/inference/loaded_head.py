@@ -239,7 +239,9 @@ def merge_heads(heads: Sequence[LoadedHead], weights: Sequence[float] | None) ->
     )
 
 
-def check_alike(heads: Sequence[LoadedHead], *, compare_inputs: bool, compare_views: bool) -> None:
+def check_loaded_alike(
+    heads: Sequence[LoadedHead], *, compare_inputs: bool, compare_views: bool
+) -> None:
     """Refuse heads of a list that are not of one type, configuration and backbone.
 
     The numbers of fitted transforms may differ. What a file does not record is not compared.

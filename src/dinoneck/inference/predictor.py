@@ -52,7 +52,7 @@ from dinoneck.inference.detectors import (
 from dinoneck.inference.images import CalledImages, check_one_image
 from dinoneck.inference.loaded_head import (
     LoadedHead,
-    check_alike,
+    check_loaded_alike,
     check_pairing,
     merge_heads,
 )
@@ -865,7 +865,7 @@ def _group_into_passes(
     groups: dict[_PassKey, dict[str, LoadedHead]] = {}
     for key, heads in loaded.items():
         head = merge_heads(heads, weights)
-        check_alike(heads, compare_inputs=preprocess is None, compare_views=tta is None)
+        check_loaded_alike(heads, compare_inputs=preprocess is None, compare_views=tta is None)
         head_backbone = backbone
         if head_backbone is None:
             # layers and norm are applied per head

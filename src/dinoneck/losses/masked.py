@@ -128,7 +128,8 @@ def masked_cross_entropy(
     Raises:
         ShapeError: if shapes do not fit or a class index that counts is out of range.
     """
-    return masked_mean(*class_errors(logits, target, mask, ignore_index))
+    errors, keep = class_errors(logits, target, mask, ignore_index)
+    return masked_mean(errors, keep)
 
 
 def class_errors(
@@ -137,7 +138,8 @@ def class_errors(
     """Return the cross-entropy (B,) of every sample, and whether it counts, bool (B,)."""
     logits = exact(logits)
     is_soft = target.ndim == 2  # probabilities, not class indices
-    if logits.ndim != 2 or target.shape != (logits.shape if is_soft else logits.shape[:1]):
+    expected = logits.shape if is_soft else logits.shape[:1]
+    if logits.ndim != 2 or target.shape != expected:
         raise ShapeError(
             f"logits are {tuple(logits.shape)} and the target {tuple(target.shape)}; expected (B, "
             "K) and class indices (B,) or probabilities (B, K)"
@@ -154,8 +156,8 @@ def class_errors(
         )
     labels = torch.where(keep, target, 0).long()
     # CUDA checks the range itself; a check here would be a device-to-host synchronisation
-    checked = labels.device.type in ("cpu", "mps") and not torch.compiler.is_compiling()
-    if checked and bool(((labels < 0) | (labels >= logits.shape[1])).any()):
+    checks_range = labels.device.type in ("cpu", "mps") and not torch.compiler.is_compiling()
+    if checks_range and bool(((labels < 0) | (labels >= logits.shape[1])).any()):
         raise ShapeError(
             f"class indices reach {int(labels.max())} (lowest {int(labels.min())}); logits have "
             f"{logits.shape[1]} classes"
@@ -334,7 +336,8 @@ def map_cross_entropy(
         >>> map_cross_entropy(logits, labels)
         tensor(1.3863)
     """
-    return masked_mean(*class_errors(*by_pixel(logits, target, mask), ignore_index))
+    logits, target, mask = by_pixel(logits, target, mask)
+    return masked_cross_entropy(logits, target, mask, ignore_index)
 
 
 def by_pixel(
@@ -400,6 +403,9 @@ class MicroBatch:
             return errors
         weights = self.sample_weights.to(errors)[:, None]
         return (errors.reshape(self.num_samples, -1) * weights).reshape(errors.shape)
+
+
+_PENALTIES = ("smoothness", "sparsity", "negativity")
 
 
 @dataclass(frozen=True)
@@ -476,9 +482,6 @@ class DensityRegulariser:
             mean = _mean_of_all(_weighed(F.relu(-maps), micro_batch), micro_batch)
             parts[f"{self.task}.negativity"] = self.negativity * mean
         return parts
-
-
-_PENALTIES = ("smoothness", "sparsity", "negativity")
 
 
 def _weighed(values: Tensor, micro_batch: MicroBatch | None) -> Tensor:

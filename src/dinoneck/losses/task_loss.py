@@ -129,16 +129,8 @@ class UncertaintyWeighting(Configured, nn.Module):
         """
         values = exact(self._stacked("losses", losses))
         keep = None if counts is None else self._stacked("counts", counts) > 0
-        if self.training:  # without a branch on is_set, which would wait for the device
-            first, counted = _over_processes(
-                values.detach(), torch.ones_like(self.is_set) if keep is None else keep
-            )
-            has_optimum = (first > 0) & counted  # else s begins at 0
-            initial = torch.where(has_optimum, first, 1.0).log().to(self.log_variance.dtype)
-            self.log_variance.data.copy_(torch.where(self.is_set, self.log_variance.data, initial))
-            self.is_set.logical_or_(counted)
-            # through .data, so that an earlier forward of the same step can still go backward
-            self.log_variance.data.clamp_(-LOG_VARIANCE_BOUND, LOG_VARIANCE_BOUND)
+        if self.training:
+            self._set_first_values(values.detach(), keep)
         s = exact(self.log_variance)
         # the gradient passes: s can return
         s = s + (s.clamp(-LOG_VARIANCE_BOUND, LOG_VARIANCE_BOUND) - s).detach()
@@ -146,6 +138,25 @@ class UncertaintyWeighting(Configured, nn.Module):
             return (0.5 * torch.exp(-s) * values + 0.5 * s * share).sum()
         values = torch.where(keep, values, 0.0)
         return torch.where(keep, 0.5 * torch.exp(-s) * values + 0.5 * s * share, 0.0).sum()
+
+    def _set_first_values(self, losses: Tensor, keep: Tensor | None) -> None:
+        """Set each s that is not set yet to ln L, if its loss counts; limit all of them.
+
+        Args:
+            losses: (names,).
+            keep: which of them count, (names,); None = all.
+        """
+        if keep is None:
+            keep = torch.ones_like(self.is_set)
+        first, counted = _over_processes(losses, keep)
+        has_optimum = (first > 0) & counted  # else s begins at 0
+        initial = torch.where(has_optimum, first, 1.0).log().to(self.log_variance.dtype)
+        # through .data, so that an earlier forward of the same step can still go backward; without a
+        # branch on is_set, which would wait for the device
+        values = self.log_variance.data
+        values.copy_(torch.where(self.is_set, values, initial))
+        self.is_set.logical_or_(counted)
+        values.clamp_(-LOG_VARIANCE_BOUND, LOG_VARIANCE_BOUND)
 
     def _stacked(self, what: str, scalars: Mapping[str, Any]) -> Tensor:
         for name in self.names:
@@ -315,12 +326,12 @@ class TaskLoss(nn.Module):
         for task in self.tasks:
             target = targets[task.name]
             mask = masks.get(task.name)
-            if task.is_masks or f"{task.name}{MASKS}" in outputs:
-                loss, count = _objects_loss(task, outputs, target, mask, micro_batch)
+            if _is_learned_as_objects(task, outputs):
+                loss, is_counted = _objects_loss(task, outputs, target, mask, micro_batch)
             else:
-                loss, count = _loss(task, outputs, target, mask, micro_batch)
+                loss, is_counted = _loss(task, outputs, target, mask, micro_batch)
             losses[task.name] = loss
-            counts[task.name] = count
+            counts[task.name] = is_counted
         for composition in self.compositions:
             name = composition.name
             transform = self._transforms[name]
@@ -358,7 +369,7 @@ class TaskLoss(nn.Module):
         for task in self.tasks:
             target = targets[task.name]
             mask = masks.get(task.name)
-            if task.is_masks or f"{task.name}{MASKS}" in outputs:
+            if _is_learned_as_objects(task, outputs):
                 counts[task.name] = _count_objects(task, target, mask)
             elif task.is_categorical:
                 counts[task.name] = _count_classes(task, target, mask)
@@ -454,6 +465,11 @@ def _composition_losses(
         elif not composition.adds_tasks:
             losses.append(CompositionLoss(composition))
     return tuple(losses)
+
+
+def _is_learned_as_objects(task: Task, outputs: Collection[str]) -> bool:
+    """Whether a task has the loss of objects: so have the classes of pixels that a head predicts by queries."""
+    return task.is_masks or f"{task.name}{MASKS}" in outputs
 
 
 def _objects_loss(
@@ -578,27 +594,9 @@ def _values_loss(
     if task.is_unit:
         return _vectors_loss(task, output, target, mask, micro_batch)
     if task.kind == "dense":
-        difference, keep = weighted_difference(output, target, mask)
-        # (B, 1, rows, cols): the outputs of a cell share its weight
-        is_complete = ~target.isnan().any(dim=1, keepdim=True)
-        difference = torch.where(is_complete, difference, 0.0)
-        keep = torch.where(is_complete, keep, 0.0)
+        errors, keep = _cell_errors(task, output, target, mask)
     else:
-        if output.shape != target.shape:
-            raise ShapeError(
-                f"the output of task {task.name!r} is {tuple(output.shape)} and its target "
-                f"{tuple(target.shape)}; expected the same shape"
-            )
-        keep = full_mask(mask, target) & ~target.isnan()
-        # the softmax of a ratio runs over all outputs
-        output = shares(output, keep) if task.kind == "ratio" else exact(output)
-        difference = torch.where(keep, output - target.to(output), 0.0)
-    if task.is_multilabel:
-        errors = label_errors(output, target, keep)
-    elif task.default_loss == "smooth_l1":
-        errors = smooth_l1(difference, task.beta)
-    else:
-        errors = difference.square()
+        errors, keep = _number_errors(task, output, target, mask)
     keep = keep.to(errors).expand_as(errors)
     if micro_batch is None:
         counts = _sum_outputs(keep)
@@ -611,6 +609,43 @@ def _values_loss(
     count = counts.sum()
     loss = task.weight * sums.sum() / torch.where(count > 0, count, 1.0)
     return loss, (count > 0) & (task.weight > 0)
+
+
+def _cell_errors(
+    task: Task, output: Tensor, target: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The errors (B, dim, rows, cols) of maps, 0 where a cell does not count, and the weights (B, 1, rows, cols)."""
+    difference, weight = weighted_difference(output, target, mask)
+    # (B, 1, rows, cols): the outputs of a cell share its weight
+    is_complete = ~target.isnan().any(dim=1, keepdim=True)
+    difference = torch.where(is_complete, difference, 0.0)
+    weight = torch.where(is_complete, weight, 0.0)
+    return _errors_of_differences(task, difference), weight
+
+
+def _number_errors(
+    task: Task, output: Tensor, target: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The errors (B, dim) of numbers, shares or labels, 0 where one does not count, and whether it counts."""
+    if output.shape != target.shape:
+        raise ShapeError(
+            f"the output of task {task.name!r} is {tuple(output.shape)} and its target "
+            f"{tuple(target.shape)}; expected the same shape"
+        )
+    keep = full_mask(mask, target) & ~target.isnan()
+    if task.is_multilabel:
+        return label_errors(output, target, keep), keep
+    # the softmax of a ratio runs over all outputs
+    output = shares(output, keep) if task.kind == "ratio" else exact(output)
+    difference = torch.where(keep, output - target.to(output), 0.0)
+    return _errors_of_differences(task, difference), keep
+
+
+def _errors_of_differences(task: Task, difference: Tensor) -> Tensor:
+    """The errors of numbers by the loss of their task."""
+    if task.default_loss == "smooth_l1":
+        return smooth_l1(difference, task.beta)
+    return difference.square()
 
 
 def _vectors_loss(
@@ -630,16 +665,21 @@ def _vectors_loss(
 def _count_values(task: Task, target: Tensor, mask: Tensor | None) -> Tensor:
     """Return how many values count, of maps the sum of the weights of their cells, (dim,); of surface normals (1,)."""
     if task.is_unit:
-        weight = torch.ones_like(target[:, 0]) if mask is None else mask.to(exact(target))
-        keep = torch.where(has_direction(target), weight.unsqueeze(1), 0.0)
+        keep = torch.where(has_direction(target), _weight_of_cells(target, mask), 0.0)
         return _sum_outputs(keep.to(exact(target)))
     if task.kind == "dense":
-        is_complete = ~target.isnan().any(dim=1)  # (B, rows, cols)
-        weight = torch.ones_like(target[:, 0]) if mask is None else mask.to(exact(target))
-        keep = torch.where(is_complete, weight, 0.0).unsqueeze(1)
+        is_complete = ~target.isnan().any(dim=1, keepdim=True)  # (B, 1, rows, cols)
+        keep = torch.where(is_complete, _weight_of_cells(target, mask), 0.0)
     else:
         keep = full_mask(mask, target) & ~target.isnan()
     return _sum_outputs(keep.to(exact(target)).expand_as(target))
+
+
+def _weight_of_cells(target: Tensor, mask: Tensor | None) -> Tensor:
+    """How much every cell of a target (B, dim, rows, cols) counts, (B, 1, rows, cols)."""
+    if mask is None:
+        return torch.ones_like(target[:, :1])
+    return mask.to(exact(target)).unsqueeze(1)
 
 
 def _sum_outputs(x: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -199,8 +200,9 @@ def _encode_pictures(photos: Sequence[Photo]) -> list[str]:
     for photo in photos:
         uri = data_uri(photo.picture.convert("RGB"), style.PAINTING_PX)
         rows, cols, channels = photo.patches.shape
-        codes = rows * cols * min(channels, COMPONENTS)
-        size += len(uri) + 4 * -(-codes // 3) + _ENTRY_BYTES  # base64: 4 characters for 3 bytes
+        num_codes = rows * cols * min(channels, COMPONENTS)
+        base64_characters = 4 * math.ceil(num_codes / 3)
+        size += len(uri) + base64_characters + _ENTRY_BYTES
         if size > LARGEST_PAGE:
             raise DataError(
                 f"a page of {counted(len(photos), 'photo')} would be larger than "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -75,7 +76,8 @@ def reduce_tokens(patches: Sequence[Tensor]) -> ReducedTokens:
         rounded = (values / scales).round().clamp(-_LARGEST_CODE, _LARGEST_CODE)
         codes.append(rounded.to(torch.int8))
 
-    step = -(-sum(len(rows) for rows in patches) // _COMPARED)
+    num_patches = sum(len(rows) for rows in patches)
+    step = math.ceil(num_patches / _COMPARED)
     compared = standardisation.apply(torch.cat([rows[::step] for rows in patches]))
     decoded = torch.cat([rows[::step] for rows in codes]) * scales
     return ReducedTokens(

@@ -45,6 +45,20 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 _Integers = np.ndarray[Any, np.dtype[np.int64]]
 
 
+@dataclass(frozen=True)
+class LinearMethod:
+    """A linear method with a setting to choose.
+
+    Attributes:
+        path: features (n, d), targets (n, t), new features (n_new, d) -> predictions by all
+            settings (settings, n_new, t).
+        error: predictions (settings, n, t), targets (n, t) -> errors (settings, t).
+    """
+
+    path: Callable[[_Floats, _Floats, _Floats], _Floats]
+    error: Callable[[_Floats, _Floats], _Floats]
+
+
 def ridge_probe(
     source: TokenSource,
     targets: Any,
@@ -105,7 +119,7 @@ def ridge_probe(
 
 
 def predict_with_best_setting(
-    method: Method, x: _Floats, y: _Floats, *, groups: Sequence[Hashable], new: _Floats
+    method: LinearMethod, x: _Floats, y: _Floats, *, groups: Sequence[Hashable], new: _Floats
 ) -> _Floats:
     """Return predictions (n_new, t) with the setting of the least error in inner folds, which keep groups whole.
 
@@ -124,28 +138,38 @@ def predict_with_best_setting(
     """
     predictions = np.empty((len(new), y.shape[1]))
     is_known = np.isfinite(y)
-    for rows in np.unique(is_known, axis=1).T:
-        if not rows.any():
+    # the distinct columns of is_known, (n,) each: in which rows some of the targets are known
+    for known_rows in np.unique(is_known, axis=1).T:
+        if not known_rows.any():
             raise DataError("a fold has no training rows whose target is known; use other folds")
-        columns = (is_known == rows[:, None]).all(axis=0)
-        known_x = x[rows]
-        known_y = y[rows][:, columns]
-        labels = [groups[row] for row in np.flatnonzero(rows).tolist()]
-        if len(set(labels)) == 1:
-            labels = list(range(len(labels)))
-
-        predictions_of_settings = method.path(known_x, known_y, new)
-        errors = np.zeros((len(predictions_of_settings), known_y.shape[1]))
-        count = min(INNER_FOLDS, len(set(labels)))
-        inner_folds = group_folds(labels, count, seed=0) if count > 1 else []
-        for train, valid in inner_folds:
-            inner_predictions = method.path(known_x[train], known_y[train], known_x[valid])
-            errors += method.error(inner_predictions, known_y[valid])
+        columns = (is_known == known_rows[:, None]).all(axis=0)
+        known_x = x[known_rows]
+        known_y = y[known_rows][:, columns]
+        known_groups = [groups[row] for row in np.flatnonzero(known_rows).tolist()]
+        errors = _inner_errors(method, known_x, known_y, known_groups)
         best = errors.argmin(axis=0)
+        predictions_of_settings = method.path(known_x, known_y, new)
         predictions[:, columns] = np.take_along_axis(
             predictions_of_settings, best[None, None], axis=0
         )[0]
     return predictions
+
+
+def _inner_errors(
+    method: LinearMethod, x: _Floats, y: _Floats, groups: Sequence[Hashable]
+) -> _Floats:
+    """The errors (settings, t) on the held-out rows of inner folds; 0 of a single row, which has no folds."""
+    labels = list(groups)
+    if len(set(labels)) == 1:
+        labels = list(range(len(labels)))
+    errors: _Floats = np.zeros((1, y.shape[1]))
+    num_folds = min(INNER_FOLDS, len(set(labels)))
+    if num_folds < 2:
+        return errors
+    for train, valid in group_folds(labels, num_folds, seed=0):
+        predictions = method.path(x[train], y[train], x[valid])
+        errors = errors + method.error(predictions, y[valid])
+    return errors
 
 
 def squares(predictions: _Floats, y: _Floats) -> _Floats:
@@ -171,7 +195,7 @@ def binary_cross_entropy(logits: _Floats, is_present: _Floats) -> _Floats:
 
 
 def fit_linear(
-    method: Method, x: _Floats, y: _Floats, *, groups: Sequence[Hashable]
+    method: LinearMethod, x: _Floats, y: _Floats, *, groups: Sequence[Hashable]
 ) -> tuple[_Floats, _Floats]:
     """Return weight (t, d) and bias (t,), for features as they are, of a method that is affine in them."""
     # the prediction of no feature is the bias; that of one feature alone adds its weight
@@ -232,23 +256,9 @@ def _logits_path(x: _Floats, targets: _Floats, new: _Floats, loss: Loss) -> _Flo
     return np.stack(logits)
 
 
-@dataclass(frozen=True)
-class Method:
-    """A linear method with a setting to choose.
-
-    Attributes:
-        path: features (n, d), targets (n, t), new features (n_new, d) -> predictions by all
-            settings (settings, n_new, t).
-        error: predictions (settings, n, t), targets (n, t) -> errors (settings, t).
-    """
-
-    path: Callable[[_Floats, _Floats, _Floats], _Floats]
-    error: Callable[[_Floats, _Floats], _Floats]
-
-
-RIDGE = Method(ridge_path, squares)
-SOFTMAX = Method(softmax_path, cross_entropy)
-LOGISTIC = Method(logistic_path, binary_cross_entropy)
+RIDGE = LinearMethod(ridge_path, squares)
+SOFTMAX = LinearMethod(softmax_path, cross_entropy)
+LOGISTIC = LinearMethod(logistic_path, binary_cross_entropy)
 
 
 @torch.enable_grad()
@@ -398,11 +408,7 @@ def _fit_readouts(
     tasks_with_layer = [task for task in tasks if task.from_map is None]
     for task, readout in zip(tasks_with_layer, head.readouts, strict=True):
         y = _readout_targets(task, training.targets[task.name], grid).numpy()
-        method = RIDGE
-        if task.is_probability:
-            method = SOFTMAX
-        elif task.is_multilabel:
-            method = LOGISTIC
+        method = _method_of(task)
         if task.is_map:
             patch_groups = [training.groups[row] for row in features.images]
             y = y[features.images, features.positions]
@@ -410,16 +416,30 @@ def _fit_readouts(
         else:
             weight, bias = fit_linear(method, features.means, y, groups=training.groups)
         if task.kind == "density":
-            # the value is read from the mean token of the last layer
+            # the layer of a map reads all layers, and the fit is of the mean token of the last one
             num_others = features.patches.shape[1] - features.means.shape[1]
-            scale = 1.0
-            if task.aggregate == "sum":
-                scale = DENSITY_CELLS / (grid[0] * grid[1])
+            scale = _scale_of_cells(task, grid)
             weight = np.pad(weight, ((0, 0), (num_others, 0))) * scale
             bias = bias * scale
         readout.load_state_dict(
             {"weight": torch.from_numpy(weight), "bias": torch.from_numpy(bias)}
         )
+
+
+def _method_of(task: Task) -> LinearMethod:
+    """The method that fits the layer of a task."""
+    if task.is_probability:
+        return SOFTMAX
+    if task.is_multilabel:
+        return LOGISTIC
+    return RIDGE
+
+
+def _scale_of_cells(task: Task, grid: tuple[int, int]) -> float:
+    """The value of a cell of a density map by that of the image: their mean, or their sum."""
+    if task.aggregate == "sum":
+        return DENSITY_CELLS / (grid[0] * grid[1])
+    return 1.0
 
 
 @torch.no_grad()

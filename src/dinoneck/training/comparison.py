@@ -109,14 +109,15 @@ def train_heads(
         cost[name] = {"parameters": reports_of_heads[name]["parameters"], "seconds": seconds}
     # none is finished before all are, so that the same command continues
     for name, trainer in trainers.items():
-        report = files.finish(trainer.folder, reports_of_heads[name])
-    for name in ("config", "parameters", "choice", "predicts"):  # of one head
-        del report[name]
+        reports_of_heads[name] = files.finish(trainer.folder, reports_of_heads[name])
+    # what the report of the last head holds of data, backbone and versions is that of all heads
+    last_name, last = list(trainers.items())[-1]
+    report = dict(reports_of_heads[last_name])
+    for key in ("config", "parameters", "choice", "predicts"):  # of one head
+        del report[key]
     report.pop("prediction_intervals", None)
-    held_out = [fold.valid for fold in trainer.folds]
-    report |= reports.summary(
-        trainer.table, trainer.problem.scored, methods, held_out, trainer.units()
-    )
+    held_out = [fold.valid for fold in last.folds]
+    report |= reports.summary(last.table, last.problem.scored, methods, held_out, last.units())
     report["cost"] = cost
     report["loss_weights"] = loss_weights
     return files.finish(out, report)

@@ -94,9 +94,10 @@ def _check_sums(composition: Composition, learned: LearnedTasks, table: Table) -
     if composition.total:
         members_of[composition.total] = composition.parts
     for whole, members in members_of.items():
-        columns = [_column_of(name, learned) for name in (whole, *members)]
-        if all(_is_of_numbers(column, table) for column in columns):
-            check_sum(composition.name, columns[0], columns[1:], table)
+        whole_column = _column_of(whole, learned)
+        part_columns = [_column_of(member, learned) for member in members]
+        if all(_is_of_numbers(column, table) for column in (whole_column, *part_columns)):
+            check_sum(composition.name, whole_column, part_columns, table)
 
 
 def _column_of(name: str, learned: LearnedTasks) -> str:

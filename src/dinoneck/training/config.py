@@ -46,6 +46,25 @@ from dinoneck.yaml_file import read_plain, read_yaml
 
 Crowd = Literal["ignore", "objects"]
 Path = Annotated[str, Meta(pattern=PATH_PATTERN)]
+# options that came after 0.3: a record holds them only where they are set, so that it equals those
+# of 0.3 and a run that 0.3 began continues
+_LATER_OPTIONS_OF_DATA = (
+    "bits",
+    "class_values",
+    "crowd",
+    "multilabel",
+    "numbers_from_maps",
+    "offset",
+    "overlap",
+    "scale",
+    "subfolders",
+    "target_weights",
+    "tile",
+)
+_LATER_OPTIONS_OF_BACKBONE = ("license", "runtime", "precision")
+_LATER_OPTIONS_OF_RUN = ("license", "record_images", "weights", "predict_with")
+# what trains a backbone along, in messages
+_LIVE = "backbone.lora or backbone.unfreeze_last or optim.freeze"
 
 
 def _size(words: list[str]) -> tuple[int, int]:
@@ -58,7 +77,7 @@ def _size(words: list[str]) -> tuple[int, int]:
 
 
 def _tile(words: list[str]) -> tuple[int, int] | Literal["auto"] | None:
-    """The size of tiles; None: there are none; ``"auto"``: those of the training."""
+    """The tiles of a word, see :data:`dinoneck.kinds.TileSize`."""
     word = words[0].lower()
     if word == "none":
         return None
@@ -106,7 +125,11 @@ def _in_one_word(
 ) -> Any:
     """How a field that is not a plain number or word is one word of the command line."""
     return PrimitiveConstructorSpec[Any](
-        1, metavar, read, lambda value: True, lambda value: [write(value)]
+        nargs=1,
+        metavar=metavar,
+        instance_from_str=read,
+        is_instance=lambda value: True,
+        str_from_instance=lambda value: [write(value)],
     )
 
 
@@ -149,7 +172,7 @@ class ImagesConfig(Config, frozen=True, kw_only=True):
         force_setattr(self, "size", size)
         if size is not None and not 1 <= min(size) <= max(size) <= LARGEST_SIDE:
             raise ConfigError(f"size is {size}; expected 1 ... {LARGEST_SIDE} pixels a side")
-        _refuse_repeated("classes", self.classes)
+        _check_each_once("classes", self.classes)
 
 
 class PreparationConfig(ImagesConfig, frozen=True, kw_only=True):
@@ -263,9 +286,9 @@ class DataConfig(PreparationConfig, frozen=True, kw_only=True):
                 f"there are {len(self.classes)} classes and {len(self.class_values)} class_values; "
                 "expected one value for each class"
             )
-        _refuse_repeated("targets", self.targets)
-        _refuse_repeated("aux_targets", self.aux_targets)
-        _refuse_repeated("multilabel", self.multilabel)
+        _check_each_once("targets", self.targets)
+        _check_each_once("aux_targets", self.aux_targets)
+        _check_each_once("multilabel", self.multilabel)
         for column in self.multilabel:
             if column in (*self.targets, *self.aux_targets):
                 raise ConfigError(
@@ -393,8 +416,8 @@ def _checked_tile(
     return height, width
 
 
-def _refuse_repeated(name: str, values: tuple[str, ...]) -> None:
-    """Raise ConfigError for a name that stands twice, also in two Unicode forms."""
+def _check_each_once(name: str, values: tuple[str, ...]) -> None:
+    """Raise ConfigError for a name that is repeated, also in two Unicode forms."""
     if len(set(values)) < len(values):
         raise ConfigError(f"{name} are {', '.join(values)}; name each once")
     first_of: dict[str, str] = {}
@@ -664,22 +687,14 @@ class RunConfig(Config, frozen=True, kw_only=True):
 
     def to_dict(self) -> dict[str, Any]:
         """Return nested plain values: what a report keeps and :meth:`from_dict` reads."""
-        plain = super().to_dict()
+        plain = without_unset(super().to_dict(), self, _LATER_OPTIONS_OF_RUN)
         plain["data"] = without_unset(plain["data"], self.data, _LATER_OPTIONS_OF_DATA)
-        if plain["license"] is None:
-            del plain["license"]
-        if plain["record_images"]:
-            del plain["record_images"]
-        if plain.get("weights") is None:
-            plain.pop("weights", None)
         for name in self.__struct_fields__:
             group = getattr(self, name)
             if isinstance(group, DetectorRecipe):
                 plain[name] = group.to_dict()
             elif isinstance(group, FrozenBackbone):
                 plain[name] = without_unset(plain[name], group, _LATER_OPTIONS_OF_BACKBONE)
-        if plain.get("predict_with") is None:
-            plain.pop("predict_with", None)
         return plain
 
 
@@ -709,18 +724,21 @@ class HeadRunConfig(RunConfig, frozen=True, kw_only=True):
         return self.is_live
 
     def check_used(self) -> None:
-        """Refuse options of a trained backbone where none is trained.
+        """Reject options of a trained backbone where none is trained, and a precision where one is.
 
         Raises:
             ConfigError: naming the value, and what it needs.
         """
-        if self.is_live:
-            if self.backbone.precision != "float32":
-                raise ConfigError(
-                    f"backbone.precision is {self.backbone.precision!r}, and has no effect with "
-                    f"{_LIVE}: a backbone is trained in float32; leave it out (--precision)"
-                )
-            return
+        if not self.is_live:
+            self._check_frozen()
+        elif self.backbone.precision != "float32":
+            raise ConfigError(
+                f"backbone.precision is {self.backbone.precision!r}, and has no effect with "
+                f"{_LIVE}: a backbone is trained in float32; leave it out (--precision)"
+            )
+
+    def _check_frozen(self) -> None:
+        """Raise ConfigError for options of a trained backbone."""
         optim = self.optim
         remedy = f"and needs {_LIVE} (--lora or --unfreeze-last or --freeze); or leave it out"
         if optim.cutmix_alpha is not None:
@@ -784,7 +802,7 @@ class TrainConfig(HeadRunConfig, frozen=True, kw_only=True):
         return self.changed(predict_with="average")
 
     def check_used(self, *, with_table: bool = False) -> None:
-        """Refuse values that a run would leave unused.
+        """Reject values that a run would leave unused.
 
         Args:
             with_table: a table is given in the place of ``data.csv``.
@@ -1065,7 +1083,7 @@ def config_of(values: Mapping[str, Any], where: str) -> AnyConfig:
     Raises:
         ConfigError: naming ``where``, what the values are, and the key.
     """
-    config = TRAININGS.described(values).config.from_dict(values, where)
+    config = TRAININGS.of_values(values).config.from_dict(values, where)
     return cast("AnyConfig", config)
 
 
@@ -1086,22 +1104,3 @@ def stated_options(values: Mapping[str, Any]) -> list[str]:
     """Return the names of the values of ``optim`` that nested plain values hold."""
     optim = values.get("optim")
     return list(optim) if isinstance(optim, Mapping) else []
-
-
-# options that came after 0.3: a record holds them only where they are set, so that it equals those
-# of 0.3 and a run that 0.3 began continues
-_LATER_OPTIONS_OF_DATA = (
-    "bits",
-    "class_values",
-    "crowd",
-    "multilabel",
-    "numbers_from_maps",
-    "offset",
-    "overlap",
-    "scale",
-    "subfolders",
-    "target_weights",
-    "tile",
-)
-_LATER_OPTIONS_OF_BACKBONE = ("license", "runtime", "precision")
-_LIVE = "backbone.lora or backbone.unfreeze_last or optim.freeze"

@@ -58,21 +58,21 @@ def run_training(
         describe: of heads of images, called before the training; of several heads with the first.
     """
     if not isinstance(config, TrainConfig):
-        _refuse_options_of_images(config, table=table, heads=heads, callbacks=callbacks)
+        _check_no_options_of_images(config, table=table, heads=heads, callbacks=callbacks)
         if hidden_dim is not None:
             config = config.changed(head=head_with_width(config, hidden_dim))
-        function = _function_of(config)
-        report: dict[str, Any] = function(
+        train_objects = _function_of(config)
+        report: dict[str, Any] = train_objects(
             config, out, overwrite=overwrite, resume=resume, stated=stated
         )
         return report
-    if heads and (table is not None or callbacks):
-        raise ConfigError(
-            "heads are compared without table and callbacks; name the file of the table, and leave "
-            "callbacks out"
-        )
     folder = Path(out)
     if heads:
+        if table is not None or callbacks:
+            raise ConfigError(
+                "heads are compared without table and callbacks; name the file of the table, and "
+                "leave callbacks out"
+            )
         trainers = prepare_heads(
             config,
             heads,
@@ -104,18 +104,20 @@ def run_training(
     return trainer.train(resume=resume, callbacks=callbacks)
 
 
-def _refuse_options_of_images(
+def _check_no_options_of_images(
     config: AnyConfig, *, table: Any, heads: Sequence[object], callbacks: Sequence[Callback]
 ) -> None:
-    """Refuse what only the training of heads of images has."""
-    learns = TRAININGS.of_config(config).learns
-    for name, is_there in (
-        ("table", table is not None),
-        ("heads", bool(heads)),
-        ("callbacks", bool(callbacks)),
-    ):
-        if is_there:
-            raise ConfigError(f"{name} has no effect on a training of {learns}; leave it out")
+    """Reject arguments that only the training of heads of images has."""
+    given = []
+    if table is not None:
+        given.append("table")
+    if heads:
+        given.append("heads")
+    if callbacks:
+        given.append("callbacks")
+    if given:
+        learns = TRAININGS.of_config(config).learns
+        raise ConfigError(f"{given[0]} has no effect on a training of {learns}; leave it out")
 
 
 def _function_of(config: AnyConfig) -> Callable[..., Any]:

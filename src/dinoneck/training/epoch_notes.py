@@ -106,7 +106,7 @@ class EpochNotes:
     def state_estimate(self, seconds: float, remark: str = "") -> None:
         """Print in plain words how long the run takes, and a remark, before the first epoch.
 
-        The epochs may correct it; they print none like it.
+        The epochs may correct it, and state no estimate of their own.
         """
         self._first_estimate = _Estimate(seconds, measured_seconds=0.0, measured_images=0)
         self._announce(seconds, remark)
@@ -140,24 +140,32 @@ class EpochNotes:
         return images
 
     def _print_estimate(self, images_left: int) -> None:
+        """Print the first estimate, or its correction, where it is due."""
         if self._started_at is None:
             return
         seconds = time.monotonic() - self._started_at
         if seconds < SECONDS_MEASURED:
             return
-        first = self._first_estimate
-        if first is None:
-            total = seconds + images_left * seconds / self._num_images
-            if total >= SHORTEST_RUN:
-                self._first_estimate = _Estimate(
-                    total, measured_seconds=seconds, measured_images=self._num_images
-                )
-                self._announce(total)
-            return
+        if self._first_estimate is None:
+            self._print_first_estimate(seconds, images_left)
+        elif not self._is_corrected:
+            self._print_correction(self._first_estimate, seconds, images_left)
+
+    def _print_first_estimate(self, seconds: float, images_left: int) -> None:
+        """Print the estimate of a run that takes some time, by all epochs so far."""
+        total = seconds + images_left * seconds / self._num_images
+        if total >= SHORTEST_RUN:
+            self._first_estimate = _Estimate(
+                total, measured_seconds=seconds, measured_images=self._num_images
+            )
+            self._announce(total)
+
+    def _print_correction(self, first: _Estimate, seconds: float, images_left: int) -> None:
+        """Print another estimate if the epochs since the first one differ from it by much."""
         # the steps that the first estimate is of include the slow ones
         is_long_enough = seconds >= 3 * first.measured_seconds
         share_done = self._num_images / (self._num_images + images_left)
-        if self._is_corrected or not is_long_enough or share_done < SHARE_MEASURED:
+        if not is_long_enough or share_done < SHARE_MEASURED:
             return
         images_since = self._num_images - first.measured_images
         pace = (seconds - first.measured_seconds) / images_since

@@ -19,9 +19,9 @@ from dinoneck.training.intervals import (
     Residuals,
     intervals_of_tasks,
     no_residuals,
+    record_of_intervals,
     target_intervals,
     targets_with_residuals,
-    to_record,
 )
 from dinoneck.training.method import (
     Candidates,
@@ -216,7 +216,7 @@ class ValueEvaluator:
         report["predicts"] = ChosenMethod.of(self.config, choice).record()
         intervals = target_intervals(self.with_residuals, self.residuals, self.table.groups)
         if intervals:
-            report["prediction_intervals"] = to_record(intervals)
+            report["prediction_intervals"] = record_of_intervals(intervals)
         learns_weights = self.config.losses.weighting == "uncertainty"
         report["loss_weights"] = learned_weights(logs) if learns_weights else {}
         return report

@@ -31,6 +31,7 @@ from dinoneck.metrics import (
     MEAN_IOU,
     R2,
     WITHIN_11,
+    Floats,
     angle_terms,
     as_number,
     class_counts,
@@ -185,19 +186,7 @@ def fit(
                 engine.model.train()
                 with closing(batches):
                     for batch in batches:
-                        micro_batches = objective.micro_batches(
-                            batch.inputs, batch.targets, batch.mixes
-                        )
-                        with engine.precision():
-                            objective.start_weighting(micro_batches)
-                        forwards = [
-                            partial(engine.model, micro_batch) for micro_batch in micro_batches
-                        ]
-                        losses = engine.forward_backward(*forwards)
-                        objective.compare_scales(losses, batch.targets.values)
-                        losses |= objective.learned_weights()
-                        engine.step()
-                        engine.add_losses(losses, batch.num_images)
+                        _train_batch(engine, objective, batch)
                         bar.update()
                 engine.add_row()
                 if has_validation:
@@ -208,6 +197,19 @@ def fit(
         engine.finish()  # best, averaged or last weights
         note_origin(objective.trained, source, example.inputs)
     return engine.history
+
+
+def _train_batch(engine: Engine, objective: Objective, batch: Batch) -> None:
+    """Take a step by the losses of a batch, which is computed in micro-batches, and keep the losses."""
+    micro_batches = objective.micro_batches(batch.inputs, batch.targets, batch.mixes)
+    with engine.precision():
+        objective.start_weighting(micro_batches)
+    forwards = [partial(engine.model, micro_batch) for micro_batch in micro_batches]
+    losses = engine.forward_backward(*forwards)
+    objective.compare_scales(losses, batch.targets.values)
+    losses |= objective.learned_weights()
+    engine.step()
+    engine.add_losses(losses, batch.num_images)
 
 
 def seconds_per_image(
@@ -316,34 +318,56 @@ def _score(task: Task, predictions: Tensor, truth: Tensor) -> dict[str, float]:
         truth: the targets of the same samples as the loss compares them.
     """
     if task.is_multilabel:
-        times = np.ones((1, len(truth)))
-        [precision] = mean_average_precision(
-            truth.double().numpy(), predictions.double().numpy(), times
-        )
-        score = as_number(precision)
-        return {} if score is None else {f"val_{MEAN_AVERAGE_PRECISION}/{task.name}": score}
-    if task.is_categorical:
-        classes = truth.argmax(dim=1) if truth.is_floating_point() else truth
-        classes = classes.where(known_mask(task, truth), -1)
+        name = MEAN_AVERAGE_PRECISION
+        score = _score_of_labels(predictions, truth)
+    elif task.is_categorical:
         metric = MEAN_IOU if task.is_map else ACCURACY
-        sums = class_counts(map_confusion(classes, predictions))
+        name = metric.name
+        score = as_number(metric.of_sums(_sums_of_classes(task, predictions, truth)))
     elif task.is_unit:
-        metric = WITHIN_11
-        known_truth = truth.where(known_mask(task, truth)[:, None], torch.nan)
-        terms_of_images = []
-        for normals, predicted in zip(known_truth, predictions, strict=True):
-            terms_of_images.append(angle_terms(normals, predicted))
-        sums = np.sum(terms_of_images, axis=0)
+        name = WITHIN_11.name
+        score = as_number(WITHIN_11.of_sums(_sums_of_angles(task, predictions, truth)))
     else:
-        if task.transform is not None:
-            truth = task.transform.inverse(truth.double().movedim(1, -1)).movedim(-1, 1)
-        metric = R2
-        terms = value_terms(truth.double().numpy(), predictions.double().numpy())
-        sums = terms.sum(axis=0)
-    score = as_number(metric.of_sums(sums))
+        name = R2.name
+        score = as_number(R2.of_sums(_sums_of_values(task, predictions, truth)))
     if score is None:
         return {}
-    return {f"val_{metric.name}/{task.name}": score}
+    return {f"val_{name}/{task.name}": score}
+
+
+def _score_of_labels(probabilities: Tensor, truth: Tensor) -> float | None:
+    """The mean of the labels' average precisions; None where no label occurs."""
+    once = np.ones((1, len(truth)))
+    [precision] = mean_average_precision(
+        truth.double().numpy(), probabilities.double().numpy(), once
+    )
+    return as_number(precision)
+
+
+def _sums_of_classes(task: Task, probabilities: Tensor, truth: Tensor) -> Floats:
+    """What the scores of classes are computed from; a truth of shares is its largest class."""
+    classes = truth.argmax(dim=1) if truth.is_floating_point() else truth
+    known_classes = classes.where(known_mask(task, truth), -1)
+    return class_counts(map_confusion(known_classes, probabilities))
+
+
+def _sums_of_angles(task: Task, predictions: Tensor, truth: Tensor) -> Floats:
+    """What the scores of surface normals are computed from."""
+    known_truth = truth.where(known_mask(task, truth)[:, None], torch.nan)
+    terms_of_images = []
+    for normals, predicted in zip(known_truth, predictions, strict=True):
+        terms_of_images.append(angle_terms(normals, predicted))
+    sums: Floats = np.sum(terms_of_images, axis=0)
+    return sums
+
+
+def _sums_of_values(task: Task, predictions: Tensor, truth: Tensor) -> Floats:
+    """What the scores of numbers are computed from, in original units."""
+    if task.transform is not None:
+        truth = task.transform.inverse(truth.double().movedim(1, -1)).movedim(-1, 1)
+    terms = value_terms(truth.double().numpy(), predictions.double().numpy())
+    sums: Floats = terms.sum(axis=0)
+    return sums
 
 
 def _build_engine(objective: Objective, samples: Samples) -> Engine:

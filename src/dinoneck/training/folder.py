@@ -54,13 +54,19 @@ _DAMAGED_REMEDY = "restore it from a copy, or start again: fit(..., resume=False
 
 
 def check_folder(folder: Path, *, overwrite: bool) -> None:
-    """Refuse a folder that holds other files than an earlier run, or results of one that are not to be replaced.
+    """Reject a folder that holds other files than an earlier run, or results of one that are not to be replaced.
 
     Hidden files do not count.
 
     Raises:
         DataError: naming it and some of its files, or the folder that cannot be written to.
     """
+    _check_files_in(folder, overwrite=overwrite)
+    _check_writable(folder)
+
+
+def _check_files_in(folder: Path, *, overwrite: bool) -> None:
+    """Check that what is in a folder is of a run, and may be replaced or continued."""
     results = results_in(folder)
     is_begun = (folder / run_names.UNFINISHED).is_dir()
     # a run may stop before its report
@@ -77,8 +83,12 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
                 f"{folder} holds {some_of(names, 3)}, which are not of a run; choose a new or empty "
                 "folder"
             )
-    parents = [path for path in (folder, *folder.absolute().parents) if path.exists()]
-    parent = parents[0]
+
+
+def _check_writable(folder: Path) -> None:
+    """Check that a folder, or where it is missing the next one above it, can be written to."""
+    existing = [path for path in (folder, *folder.absolute().parents) if path.exists()]
+    parent = existing[0]
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise DataError(
             f"the results cannot be written to {folder}: {parent} is not a folder that can be "
@@ -166,8 +176,7 @@ def _unfinished_identity(folder: Path) -> dict[str, Any] | None:
     path = folder / run_names.UNFINISHED / run_names.RUN
     if not path.exists() or (folder / run_names.REPORT).exists() or not _has_epochs(folder):
         return None
-    identity: dict[str, Any] = json.loads(read_regular(path))
-    return identity
+    return _read_json(path)
 
 
 def note_finished_head(folder: Path, head_file: Path) -> None:
@@ -207,11 +216,20 @@ def _finished_heads(folder: Path) -> dict[str, str] | None:
     path = folder / run_names.UNFINISHED / FINISHED_HEADS
     if not path.exists():
         return None
+    return _read_json(path)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """The content of a file in the folder of what is unfinished.
+
+    Raises:
+        CheckpointError: if it is damaged.
+    """
     try:
-        finished: dict[str, str] = json.loads(read_regular(path))
+        content: dict[str, Any] = json.loads(read_regular(path))
     except ValueError as error:
         raise CheckpointError(f"{path} is damaged: {error}; {_DAMAGED_REMEDY}") from error
-    return finished
+    return content
 
 
 def _write_finished_heads(folder: Path, finished: Mapping[str, str]) -> None:

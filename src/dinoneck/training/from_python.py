@@ -153,16 +153,18 @@ def _keys_in(config: type[Config], prefix: str = "") -> dict[str, str]:
         if isinstance(hint, type) and issubclass(hint, Config):
             keys |= _keys_in(hint, f"{prefix}{field}.")
             continue
-        name = field
-        for annotation in getattr(hint, "__metadata__", ()):
-            flag = getattr(annotation, "name", None)  # arg(name="...")
-            if flag:
-                name = flag.replace("-", "_")
-                break
-        if keyword.iskeyword(name):  # --import
-            name = field
-        keys[name] = f"{prefix}{field}"
+        keys[_keyword_of(field, hint)] = f"{prefix}{field}"
     return keys
+
+
+def _keyword_of(field: str, hint: Any) -> str:
+    """The name of the flag of a field, or that of the field where it is a word of Python, such as ``import``."""
+    for annotation in getattr(hint, "__metadata__", ()):
+        flag = getattr(annotation, "name", None)  # arg(name="...")
+        if flag:
+            name: str = flag.replace("-", "_")
+            return field if keyword.iskeyword(name) else name
+    return field
 
 
 def _nested(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -50,8 +50,10 @@ class IdMatcher:
         stem, suffix = _stem_and_suffix(image_id)
         fitting = self._ids_of_name.get(stem + suffix)
         if not fitting:
-            other_name = stem if suffix else stem + _ANY_SUFFIX
-            fitting = self._ids_of_name.get(other_name)
+            if suffix:  # a.jpg may be the source's a
+                fitting = self._ids_of_name.get(stem)
+            else:  # a may be the source's a.jpg
+                fitting = self._ids_of_name.get(stem + _ANY_SUFFIX)
         if not fitting:
             return None
         if len(fitting) > 1:

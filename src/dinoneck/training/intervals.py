@@ -47,6 +47,22 @@ class TargetInterval:
     half_widths: tuple[float, ...]
     groups: int
 
+    @classmethod
+    def of(cls, target: ValueTarget | ClassTarget, interval: Interval) -> TargetInterval:
+        """Return the interval of a target; that of a number has one column of its output."""
+        if isinstance(target, ClassTarget):
+            column = 0
+        else:
+            [column] = target.columns
+        return cls(
+            output=target.output,
+            column=column,
+            is_class=isinstance(target, ClassTarget),
+            levels=interval.levels,
+            half_widths=interval.half_widths,
+            groups=interval.groups,
+        )
+
     def interval(self) -> Interval:
         """Return what a task holds of it."""
         return Interval(levels=self.levels, half_widths=self.half_widths, groups=self.groups)
@@ -90,21 +106,13 @@ def target_intervals(
     for name, target in targets_with_residuals(targets).items():
         for method, residuals_of_method in residuals.items():
             interval = Interval.of_residuals(residuals_of_method[name], groups)
-            if not interval.groups:
-                continue
-            is_class = isinstance(target, ClassTarget)
-            intervals.setdefault(name, {})[method] = TargetInterval(
-                output=target.output,
-                column=0 if isinstance(target, ClassTarget) else target.columns[0],
-                is_class=is_class,
-                levels=interval.levels,
-                half_widths=interval.half_widths,
-                groups=interval.groups,
-            )
+            if interval.groups:
+                target_interval = TargetInterval.of(target, interval)
+                intervals.setdefault(name, {})[method] = target_interval
     return intervals
 
 
-def to_record(intervals: Mapping[str, Mapping[Method, TargetInterval]]) -> dict[str, Any]:
+def record_of_intervals(intervals: Mapping[str, Mapping[Method, TargetInterval]]) -> dict[str, Any]:
     """Return the entry ``prediction_intervals`` of a report."""
     record: dict[str, Any] = {}
     for target, by_method in intervals.items():
@@ -112,7 +120,7 @@ def to_record(intervals: Mapping[str, Mapping[Method, TargetInterval]]) -> dict[
     return record
 
 
-def from_record(record: Mapping[str, Any]) -> dict[str, dict[Method, TargetInterval]]:
+def intervals_from_record(record: Mapping[str, Any]) -> dict[str, dict[Method, TargetInterval]]:
     """Return what the entry ``prediction_intervals`` of a report holds."""
     return msgspec.convert(dict(record), dict[str, dict[Method, TargetInterval]])
 
@@ -129,19 +137,21 @@ def intervals_of_tasks(
         method: the one that predicts.
         tasks: what the head predicts, compositions among them.
     """
-    of_output: dict[str, dict[int, Interval]] = {}
-    for by_method in intervals.values():
-        if method in by_method:
-            target = by_method[method]
-            of_output.setdefault(target.output, {})[target.column] = target.interval()
-    of_tasks = {}
+    columns_of_output: dict[str, dict[int, Interval]] = {}
+    for interval_of_method in intervals.values():
+        if method in interval_of_method:
+            target = interval_of_method[method]
+            columns_of_output.setdefault(target.output, {})[target.column] = target.interval()
+    intervals_of_task = {}
     for task in tasks:
-        by_column = of_output.get(task.name)
-        if by_column is None or task.kind not in INTERVAL_KINDS:
+        interval_of_column = columns_of_output.get(task.name)
+        if interval_of_column is None or task.kind not in INTERVAL_KINDS:
             continue
-        count = 1 if task.is_image_class else task.dim
-        of_tasks[task.name] = tuple(by_column.get(i, NO_INTERVAL) for i in range(count))
-    return of_tasks
+        num_columns = 1 if task.is_image_class else task.dim
+        intervals_of_task[task.name] = tuple(
+            interval_of_column.get(column, NO_INTERVAL) for column in range(num_columns)
+        )
+    return intervals_of_task
 
 
 def with_configured_intervals(checkpoint: HeadCheckpoint, intervals: Intervals) -> HeadCheckpoint:

@@ -137,11 +137,16 @@ def _spec_of_normals(name: str, spec: TaskConfig) -> TaskConfig:
             "whose activation is 'unit'; leave it out"
         )
     for option in ("area", "log1p"):
-        if getattr(spec, option) not in (None, False):
+        if is_stated(spec, option):
             raise ConfigError(
                 f"task {name!r} is of surface normals, which have no {option!r}; leave it out"
             )
     return spec.changed(activation="unit")
+
+
+def is_stated(spec: TaskConfig, option: str) -> bool:
+    """Return whether a description has a value for an option that is None or off by default."""
+    return getattr(spec, option) not in (None, False)
 
 
 def _check_columns(
@@ -232,7 +237,7 @@ def _check_options(name: str, kind: str, spec: TaskConfig) -> None:
     if kind not in (*PROBABILITY_KINDS, *LABEL_KINDS):
         return
     for option in ("area", "log1p", "activation", "minimum", "maximum"):
-        if getattr(spec, option) not in (None, False):
+        if is_stated(spec, option):
             raise ConfigError(
                 f"task {name!r} is of kind {kind!r}, whose outputs are probabilities, and has no "
                 f"{option!r}; leave it out"

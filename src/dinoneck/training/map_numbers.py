@@ -12,8 +12,8 @@ from torch import Tensor
 from dinoneck.data.arrays import Array
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.text import counted, some_of
-from dinoneck.training.config import TrainConfig
-from dinoneck.training.learned_tasks import LearnedTask, LearnedTasks
+from dinoneck.training.config import CompositionConfig, TrainConfig
+from dinoneck.training.learned_tasks import LearnedTask, LearnedTasks, is_stated
 from dinoneck.training.scores import r2
 
 # from this R² on, a number follows the mean over the map of its name
@@ -62,21 +62,16 @@ def read_from_map(
     numbers = []
     for number in _numbers_of_map(learned, map_name, weight, ids):
         reason = _reason_for_readout(config, number, preprocess)
-        if number.follows and not reason:
-            reason = _reason_of_differences(number)
-        if number.follows and reason:
-            _warn_of_readout(number, reason)
-        elif number.follows:
+        if number.follows:
+            reason = reason or _reason_of_differences(number)
+            if reason:
+                _warn_of_readout(number, reason)
+                continue
             spec = number.task.spec.changed(from_map=map_name)
             changed[number.task.name] = replace(number.task, spec=spec)
             numbers.append(number)
         elif number.is_a_multiple and not reason:
-            factor = f"{number.factor:.3g}"
-            _warn_of_readout(
-                number,
-                f"its numbers are {factor} times the map's; divide them by {factor} to read it from "
-                "the map",
-            )
+            _warn_of_readout(number, _reason_of_unit(number))
     if numbers:
         _name_numbers(numbers)
     return changed
@@ -192,12 +187,11 @@ def _reason_for_readout(config: TrainConfig, number: _Number, preprocess: Prepro
     if spec.kind != "regression":
         return f"its kind is {spec.kind!r}; {in_its_place}"
     for option in _OF_A_READOUT:
-        if getattr(spec, option) not in (None, False):
+        if is_stated(spec, option):
             return f"its task has {option}; {in_its_place}"
     for name, composition in config.compositions.items():
-        for parts in ((composition.total,), *composition.sums.values()):
-            if number.task.name in parts:
-                return f"the composition {name!r} computes with it"
+        if number.task.name in _numbers_of(composition):
+            return f"the composition {name!r} computes with it"
     if number.map_task.spec.minimum is not None:
         return "the map has a minimum, and a mean of clipped cells is too high; leave it out there"
     if number.map_task.spec.maximum is not None:
@@ -213,6 +207,14 @@ def _reason_for_readout(config: TrainConfig, number: _Number, preprocess: Prepro
     return ""
 
 
+def _numbers_of(composition: CompositionConfig) -> set[str]:
+    """The names of the numbers that a composition computes with: of the whole, and of what it adds up."""
+    numbers = {composition.total}
+    for parts in composition.sums.values():
+        numbers.update(parts)
+    return numbers
+
+
 def _reason_of_differences(number: _Number) -> str:
     """Why a number that follows its map is not read from it: an image where both differ; empty if none does."""
     row = int(np.argmax(number.differences))
@@ -222,6 +224,14 @@ def _reason_of_differences(number: _Number) -> str:
     return (
         f"it differs by up to {difference:.2g} (of image {number.ids[row]!r}); "
         f"{_how_to_read_it(number)} reads it from the map all the same"
+    )
+
+
+def _reason_of_unit(number: _Number) -> str:
+    """Why a number that is the mean over its map in another unit is not read from it."""
+    factor = f"{number.factor:.3g}"
+    return (
+        f"its numbers are {factor} times the map's; divide them by {factor} to read it from the map"
     )
 
 

@@ -72,11 +72,11 @@ def _warn_of_unseen(
             "count from 0 and from 1? Save all in one way"
         )
     logger.warning(
-        "fold %s holds out masks of %s %s and trains on none: no head can learn it. Move some such "
+        "fold %s holds out masks of %s and trains on none: no head can learn %s. Move some such "
         "images, or use other folds%s",
         fold_name,
-        "the class" if len(unseen) == 1 else "the classes",
-        some_of(unseen, _MAX_NAMES),
+        _in_words(unseen),
+        "it" if len(unseen) == 1 else "them",
         hint,
     )
 
@@ -93,10 +93,10 @@ def _warn_of_unscored(names: list[str], part: str, trained: _Bools, held_out: _B
     unscored = _names_where(names, trained & ~held_out)
     if unscored:
         logger.warning(
-            "the masks of %s show nothing of %s %s: it gets no score",
+            "the masks of %s show nothing of %s: %s no score",
             part,
-            "the class" if len(unscored) == 1 else "the classes",
-            some_of(unscored, _MAX_NAMES),
+            _in_words(unscored),
+            "it gets" if len(unscored) == 1 else "they get",
         )
 
 
@@ -131,6 +131,12 @@ def _warn_of_shifted(names: list[str], shown: _Bools) -> bool:
             names[-1],
         )
     return is_shifted
+
+
+def _in_words(names: list[str]) -> str:
+    """Some classes, as messages name them."""
+    what = "the class" if len(names) == 1 else "the classes"
+    return f"{what} {some_of(names, _MAX_NAMES)}"
 
 
 def _names_where(names: list[str], is_chosen: _Bools) -> list[str]:

@@ -206,6 +206,9 @@ class MethodScore:
     better: BetterMethod | None
 
 
+_NOTHING_KNOWN = MethodScore(score=None, lacks=None, better=None)
+
+
 @dataclass(frozen=True)
 class Choice:
     """What is known of the methods of a run, and which of them the scores choose.
@@ -338,45 +341,14 @@ class ChosenMethod:
             config: the run, which may name a method, or a head.
             choice: what is known of its methods.
         """
-        method: Method = HEAD
-        score_on_other_folds = None
-        if config.predict_with is not None:
-            method = config.predict_with
-            reason = "as predict_with (--predict-with) says"
-        elif config.names_head:
-            reason = "as head.type (--head) names it"
-        elif config.is_live:
-            reason = "as the linear baseline reads another backbone, the frozen one"
-        elif choice.best is None:
-            reason = "as a choice takes two folds of held-out images or more"
-        else:
-            method = choice.best
-            reason = _reason_of_best(choice)
-            score_on_other_folds = choice.score_on_other_folds
-        sentence = f"It predicts with {METHOD_NAMES[method]}, {reason}"
-        score = None
-        lacks = None
-        better = None
-        if method in choice.methods:
-            score = choice.methods[method].score
-            lacks = choice.methods[method].lacks
-            better = choice.methods[method].better
-        if score is not None:
-            sentence += f": {choice.words} {number_text(score)}"
-            if score_on_other_folds is not None:
-                on_other_folds = number_text(score_on_other_folds)
-                sentence += f", and {on_other_folds} with the choice made on the other folds"
-        sentence += "."
-        if lacks is not None:
-            sentence += f" Its file has no {lacks}, which the head has."
-        if better is not None:
-            sentence += f" {_sentence_of_better(better, choice)}"
+        decision = _decide(config, choice)
+        known = choice.methods.get(decision.method, _NOTHING_KNOWN)
         return cls(
-            method=method,
-            sentence=sentence,
-            score=score,
-            score_on_other_folds=score_on_other_folds,
-            better=None if better is None else better.method,
+            method=decision.method,
+            sentence=_sentence(decision, known, choice),
+            score=known.score,
+            score_on_other_folds=decision.score_on_other_folds,
+            better=None if known.better is None else known.better.method,
         )
 
     @classmethod
@@ -397,6 +369,50 @@ def _main_target_of_0_3(scores: Scores, auxiliary: Collection[str]) -> str:
         if name not in auxiliary:
             return name
     return next(iter(scores))
+
+
+@dataclass(frozen=True)
+class _Decision:
+    """Which method predicts.
+
+    Attributes:
+        method: the method.
+        reason: why, in words.
+        score_on_other_folds: as of :class:`ChosenMethod`.
+    """
+
+    method: Method
+    reason: str
+    score_on_other_folds: float | None = None
+
+
+def _decide(config: TrainConfig, choice: Choice) -> _Decision:
+    """The method that a config names, else the head where one is named or nothing was chosen, else the best."""
+    if config.predict_with is not None:
+        return _Decision(config.predict_with, "as predict_with (--predict-with) says")
+    if config.names_head:
+        return _Decision(HEAD, "as head.type (--head) names it")
+    if config.is_live:
+        return _Decision(HEAD, "as the linear baseline reads another backbone, the frozen one")
+    if choice.best is None:
+        return _Decision(HEAD, "as a choice takes two folds of held-out images or more")
+    return _Decision(choice.best, _reason_of_best(choice), choice.score_on_other_folds)
+
+
+def _sentence(decision: _Decision, known: MethodScore, choice: Choice) -> str:
+    """The sentence of :class:`ChosenMethod`, of what is known of the method."""
+    sentence = f"It predicts with {METHOD_NAMES[decision.method]}, {decision.reason}"
+    if known.score is not None:
+        sentence += f": {choice.words} {number_text(known.score)}"
+        if decision.score_on_other_folds is not None:
+            on_other_folds = number_text(decision.score_on_other_folds)
+            sentence += f", and {on_other_folds} with the choice made on the other folds"
+    sentence += "."
+    if known.lacks is not None:
+        sentence += f" Its file has no {known.lacks}, which the head has."
+    if known.better is not None:
+        sentence += f" {_sentence_of_better(known.better, choice)}"
+    return sentence
 
 
 def _reason_of_best(choice: Choice) -> str:

@@ -79,18 +79,26 @@ def _default_head(map_kind: str | None) -> str:
     return "patch_mean"
 
 
+def _map_kind(problem: Problem) -> str | None:
+    """The kind of the task of maps, of which a problem has one at most; None without."""
+    for task in problem.tasks:
+        if task.is_map:
+            return task.kind
+    return None
+
+
 def cheaper_head(config: HeadConfig, problem: Problem) -> str | None:
     """Return the name of a head that learns the same in much less time than that of the config, or None.
 
     Heads of maps are compared with those of maps, and others with those of numbers.
     """
     kinds = {task.kind for task in problem.tasks}
-    map_kinds = [task.kind for task in problem.tasks if task.is_map]  # one or none
-    name = head_type(config, *map_kinds)
+    map_kind = _map_kind(problem)
+    name = head_type(config, map_kind)
     cheaper: str | None
     if "panoptic" in kinds:
         cheaper = None  # one head learns these
-    elif map_kinds:
+    elif map_kind is not None:
         cheaper = _CHEAPER_OF_MAPS.get(name)
     elif "instances" in kinds:
         cheaper = _CHEAPER_OF_OBJECTS.get(name)
@@ -139,8 +147,7 @@ def make_head(config: HeadConfig, tokens: Tokens, problem: Problem, rows: Array,
 
 def _choose_class(config: HeadConfig, problem: Problem) -> tuple[type[Head], dict[str, Any]]:
     """The class of a config's head, and the arguments that the config or a default states."""
-    map_kinds = [task.kind for task in problem.tasks if task.is_map]  # one or none
-    name = head_type(config, *map_kinds)
+    name = head_type(config, _map_kind(problem))
     arguments = _DEFAULT_ARGUMENTS.get(name, {}) | config.head
     arguments.pop("type", None)
     registered = registry.resolve(name)

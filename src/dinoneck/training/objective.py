@@ -17,7 +17,15 @@ from dinoneck.losses.masked import MicroBatch, exact
 from dinoneck.losses.task_loss import TaskLoss
 from dinoneck.tokens import Tokens
 from dinoneck.training.folder import writes
-from dinoneck.training.optim import Mixup, draw_mixup, paste_box, random_box, restored
+from dinoneck.training.optim import (
+    Mixup,
+    draw_mixup,
+    gpus_of,
+    paste_box,
+    random_box,
+    restored,
+    statistics_of_training,
+)
 from dinoneck.training.parameter_groups import FreezeSchedule, param_groups
 from dinoneck.training.recipe import Recipe
 from dinoneck.training.samples import Targets, Tensors
@@ -279,28 +287,33 @@ class Objective(nn.Module):
         self._weighting_is_set = bool(weighting.is_set.all())  # waits for the device until all are
         if self._weighting_is_set:
             return
-        statistics = []
-        for module in self.trained.modules():
-            if module.training:
-                statistics += list(module.buffers(recurse=False))
+        weighting.eval()  # so that it does not set its weights by a micro-batch
+        losses, counts = self._losses_of_batch(micro_batches)
+        weighting.train()
+        batch_losses = {name: losses[f"loss/{name}"] for name in weighting.names}
+        weighting(batch_losses, self.loss.counted(counts))
+
+    def _losses_of_batch(
+        self, micro_batches: Sequence[StepSamples]
+    ) -> tuple[Tensors, Mapping[str, Tensor]]:
+        """The losses of a batch that is computed in micro-batches, and what their means are over.
+
+        They are those of the samples' own targets, without weights. Random numbers and statistics of
+        batches stay as they are.
+        """
         losses: Tensors = {}
         counts: Mapping[str, Tensor] = {}
-        devices = {parameter.device for parameter in self.trained.parameters()}
-        gpus = [device.index for device in devices if device.type == "cuda"]
-        with torch.random.fork_rng(devices=gpus), restored(statistics):
+        gpus = gpus_of(self.trained)
+        with torch.random.fork_rng(devices=gpus), restored(statistics_of_training(self.trained)):
             for samples in micro_batches:
                 outputs = self.outputs(self.blended_tokens(samples))
                 compared = replace(samples.targets_of_samples, sample_weights=None)
                 micro_batch = compared.micro_batch(self.loss, outputs, samples.num_samples)
-                if micro_batch is None:
-                    continue
-                counts = micro_batch.counts
-                weighting.eval()  # so that it does not set its weights by a micro-batch
+                if micro_batch is not None:
+                    counts = micro_batch.counts
                 for name, value in self.losses(outputs, compared.targets, micro_batch).items():
                     losses[name] = losses.get(name, 0.0) + value
-                weighting.train()
-        batch_losses = {name: losses[f"loss/{name}"] for name in weighting.names}
-        weighting(batch_losses, self.loss.counted(counts))
+        return losses, counts
 
     def blended_tokens(self, samples: StepSamples) -> Tokens:
         """Return the tokens of samples, blended with those of their partners."""

@@ -2,9 +2,8 @@
 
 Mixup blends the tokens, CutMix the images of every sample with those of the sample before it in the
 batch, by one share lambda ~ Beta(alpha, alpha) per batch; mixup can draw shares and partners per
-sample. :func:`dinoneck.training.fit` blends
-their losses, for targets of any kind. The two functions here blend targets instead, which is the
-same for a loss that is linear in them.
+sample. :func:`dinoneck.training.fit` blends their losses, for targets of any kind. The two functions
+here blend targets instead, which is the same for a loss that is linear in them.
 """
 
 from __future__ import annotations
@@ -210,6 +209,21 @@ def restored(tensors: Iterable[Tensor]) -> Iterator[None]:
                 x.copy_(value)
 
 
+def statistics_of_training(model: nn.Module) -> list[Tensor]:
+    """Return the buffers that a forward pass may change, such as the statistics of batch norm."""
+    statistics: list[Tensor] = []
+    for module in model.modules():
+        if module.training:
+            statistics += module.buffers(recurse=False)
+    return statistics
+
+
+def gpus_of(model: nn.Module) -> list[int]:
+    """Return the numbers of the GPUs that hold the parameters of a model."""
+    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+    return [device.index for device in devices]
+
+
 class SAM(Optimizer):
     """Sharpness-aware minimisation: step by the gradient at the worst point within a distance of ``rho``.
 
@@ -287,7 +301,7 @@ class SAM(Optimizer):
             DataError: if the first gradient is not finite.
         """
         # both passes draw the same random numbers
-        with torch.random.fork_rng(devices=self._gpus()), torch.enable_grad():
+        with torch.random.fork_rng(devices=gpus_of(self.model)), torch.enable_grad():
             loss = closure()
 
         gradients: list[tuple[nn.Parameter, Tensor]] = []
@@ -301,12 +315,8 @@ class SAM(Optimizer):
                 "lr, check the targets, or compute the loss in float32"
             )
 
-        statistics: list[Tensor] = []
-        for module in self.model.modules():
-            if module.training:
-                statistics += module.buffers(recurse=False)
         moved_parameters = [parameter for parameter, _ in gradients]
-        with restored([*moved_parameters, *statistics]):
+        with restored([*moved_parameters, *statistics_of_training(self.model)]):
             with torch.no_grad():
                 for parameter, gradient in gradients:
                     distance = (self.rho / (norm + TINY)).to(gradient)
@@ -314,11 +324,6 @@ class SAM(Optimizer):
             with torch.enable_grad():
                 closure()
         return loss
-
-    def _gpus(self) -> list[int]:
-        """Return the numbers of the GPUs that hold the model."""
-        devices = {p.device for p in self.model.parameters() if p.device.type == "cuda"}
-        return [device.index for device in devices]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over a state of :meth:`state_dict`, which is the base optimizer's."""
@@ -401,9 +406,9 @@ def cutmix(
     Args:
         images: (B, C, H, W) of floating point. They are not changed.
         targets: as for :func:`manifold_mixup`, of whole images: (B,) or (B, K).
-        alpha: see there.
+        alpha: lambda ~ Beta(alpha, alpha), as for :func:`manifold_mixup`.
         patch_size: pixels per patch; the rectangle then holds whole patches.
-        generator: see there.
+        generator: source of the random numbers; None = torch's own.
 
     Returns:
         The images and the blended targets.

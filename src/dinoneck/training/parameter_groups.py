@@ -2,8 +2,8 @@
 
 A parameter belongs to the backbone because it is inside ``model.backbone``, and to block 3 because
 it is inside that block, not because of its name. A detector that holds its own ViT states it as an
-:class:`OwnVit`. timm's ``param_groups_layer_decay`` skips frozen
-parameters and needs a model of timm.
+:class:`OwnVit`. timm's ``param_groups_layer_decay`` skips frozen parameters and needs a model of
+timm.
 
 The optimizer's groups, learning-rate schedules, EMA copies and resumed runs hold on to the
 parameters that they were made with. So groups never change: frozen parameters are in them from the

@@ -128,6 +128,7 @@ def read_problem(config: TrainConfig, table: Table, preprocess: Preprocessing) -
     tasks = [build_task(config, task, learned, maps) for task in learned.values()]
     targets = {name: task.values for name, task in learned.items()}
     _check_known(tasks, targets, learned, table)
+    _check_counts(tasks, targets, learned)
     weights = {}
     if mask_task is not None and maps is not None and mask_task.kind == "dense":
         weights[mask_task.name] = maps.weight
@@ -327,7 +328,7 @@ def _check_names_of_intervals(tasks: Sequence[Task], compositions: Sequence[Comp
 def _check_known(
     tasks: Sequence[Task], targets: Mapping[str, Tensor], learned: LearnedTasks, table: Table
 ) -> None:
-    """Reject images of which nothing is known, and classes that no head can learn.
+    """Reject images of which nothing is known.
 
     If other images have labels, those whose label files have none are left to :func:`unlabelled_rows`.
     """
@@ -337,6 +338,12 @@ def _check_known(
         unknown = unknown[~has_label_file[unknown]]
     if len(unknown):
         raise DataError(_message_of_nothing(unknown, learned, table))
+
+
+def _check_counts(
+    tasks: Sequence[Task], targets: Mapping[str, Tensor], learned: LearnedTasks
+) -> None:
+    """Reject classes and labels that no head can learn, as too few images have them, or all."""
     for task in tasks:
         if task.is_image_class:
             check_class_counts(task.name, _class_counts(task, targets[task.name].numpy()))

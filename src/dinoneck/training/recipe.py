@@ -10,7 +10,7 @@ import os
 import re
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -18,6 +18,7 @@ from msgspec.structs import FieldInfo, force_setattr
 from tyro.conf import Fixed, Suppress
 from tyro.constructors import PrimitiveConstructorSpec
 
+from dinoneck.checkpoint.schema import LICENSE_PATTERN
 from dinoneck.errors import ConfigError
 from dinoneck.text import did_you_mean, shorten
 
@@ -40,6 +41,8 @@ PATTERNS = {
     PATH_PATTERN: "the name of a file, a folder ('.' for the current one) or a column",
     PLAN_PATTERN: "the stage 'all', 'none' or 'last:N', such as 'last:4'",
     FREEZE_PATTERN: "EPOCH=STAGE with the stage all, none or last:N, such as 10=last:4",
+    LICENSE_PATTERN: "the name of a licence, such as MIT: it begins with a letter or a digit, and "
+    "others of its characters may be spaces and . + : ( ) _ -",
 }
 # msgspec's message for a value that does not fit, and its words
 _EXPECTED = re.compile("Expected `(?P<types>[^`]+)`(?P<limit>.*)")
@@ -54,6 +57,7 @@ _TYPES = {
 }
 _LIMITS = {" >=": "of {} or more", " >": "above {}", " <=": "of at most {}", " <": "below {}"}
 _LONGEST_VALUE = 80  # characters of a value in a message
+_AnyConfig = TypeVar("_AnyConfig", bound="Config")
 
 OFF = "none"  # on the command line, the value of an option that is switched off
 
@@ -167,10 +171,9 @@ class Config(
             ConfigError: naming ``where`` and the key.
         """
         try:
-            made: Self = _with_configs("", values, cls)
+            return _config_of("", values, cls)
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from None
-        return made
 
     def to_dict(self) -> dict[str, Any]:
         """Return nested plain values: what a report keeps and :meth:`from_dict` reads."""
@@ -184,8 +187,7 @@ class Config(
             ConfigError: if a field is unknown, or its value does not fit.
         """
         values = {name: getattr(self, name) for name in self.__struct_fields__}
-        changed: Self = _with_configs("", values | fields, type(self))
-        return changed
+        return _config_of("", values | fields, type(self))
 
 
 def has_flag(hint: Any) -> bool:
@@ -194,24 +196,60 @@ def has_flag(hint: Any) -> bool:
 
 
 def _with_configs(name: str, value: Any, kind: Any) -> Any:
-    """A value; where a config is expected, or configs by their names, those of plain values; an empty group is {}."""
-    # of dict[str, TaskConfig] the last argument
-    config = (typing.get_args(kind) or (kind,))[-1]
-    prefix = f"{name}." if name else ""
-    has_configs = isinstance(config, type) and issubclass(config, Config)
-    if value is None and (has_configs or typing.get_origin(kind) is dict):
-        value = {}
-    if not has_configs or type(value) is config:
+    """The value of a field: a config, or configs by their names, of plain values where it holds these.
+
+    Args:
+        name: of the field, for messages.
+        value: None: an empty group.
+        kind: a config, ``dict[str, CONFIG]``, or another type.
+    """
+    if _is_config(kind):
+        return _config_of(name, value, kind)
+    if typing.get_origin(kind) is not dict:
         return value
+    value = {} if value is None else value
+    _, config = typing.get_args(kind)
+    if not _is_config(config) or type(value) is config:
+        return value  # a config in the place of several is refused by its type
+    _check_keys(name, value, config)
+    configs = {}
+    for key, plain_values in value.items():
+        configs[key] = _config_of(f"{name}.{key}", plain_values, config)
+    return configs
+
+
+def _is_config(kind: Any) -> bool:
+    """Whether a type is a class of configs."""
+    return isinstance(kind, type) and issubclass(kind, Config)
+
+
+def _check_keys(name: str, value: Any, config: type[Config]) -> None:
+    """Check that the plain values of a config, or of several, are keys with values.
+
+    Args:
+        name: of the field that holds them; empty for a whole file.
+        value: the values.
+        config: the class.
+    """
     if isinstance(value, Config):  # such as the recipe of heads for a detector
         raise ConfigError(f"{name} is a {type(value).__name__}; expected a {config.__name__}")
     if not isinstance(value, Mapping):
         raise ConfigError(f"{name or 'the file'} is {value!r}; expected keys with values")
-    if kind is not config:
-        configs = {}
-        for key, plain_values in value.items():
-            configs[key] = _with_configs(f"{prefix}{key}", plain_values, config)
-        return configs
+
+
+def _config_of(name: str, value: Any, config: type[_AnyConfig]) -> _AnyConfig:
+    """The config of plain values; a config of this class is returned itself, and of None it has the defaults.
+
+    Args:
+        name: of the field that holds them, for messages; empty for a whole file.
+        value: the values.
+        config: the class.
+    """
+    if type(value) is config:
+        return value
+    value = {} if value is None else value
+    _check_keys(name, value, config)
+    prefix = f"{name}." if name else ""
     fields = config.__struct_fields__
     unknown = [key for key in value if key not in fields]
     if unknown:
@@ -273,6 +311,8 @@ def _limited(types: str, limit: str) -> str:
         return f"{words} of {number} values"
     if limit == " of length >=":
         return f"{words}, {number} or more"
+    if limit == " of length <=":  # texts alone have such a limit
+        return f"{words} of at most {number} characters"
     return f"{words} {_LIMITS[limit].format(number)}" if limit else words
 
 

@@ -16,7 +16,7 @@ from dinoneck.kinds import METHODS, Method
 from dinoneck.losses.composition import Composition
 from dinoneck.metrics import Array
 from dinoneck.tasks import MEAN_KEY, OVERALL, OVERALL_MEAN, OVERALL_WEIGHTED
-from dinoneck.training.folds import Fold
+from dinoneck.training.folds import Fold, Rows
 from dinoneck.training.intervals import Residuals
 from dinoneck.training.scored import ClassTarget, LabelsTarget, MapTarget, ScoredTarget, ValueTarget
 from dinoneck.training.scores import Split, score_values
@@ -182,7 +182,7 @@ def summary(
     table: Table,
     targets: Mapping[str, ScoredTarget],
     methods: Methods,
-    folds: Sequence[Any],
+    held_out: Sequence[Sequence[int] | Rows],
     units: Mapping[str, str] = {},
     *,
     names: Mapping[str, str] = {},
@@ -193,19 +193,19 @@ def summary(
         table: the images.
         targets: what is scored.
         methods: their predictions.
-        folds: the rows that each fold held out; where there are none, there are no scores.
+        held_out: the rows that each fold held out; where there are none, there are no scores.
         units: target -> its unit, empty where it is not stated.
         names: method -> what the verdict calls it; others are called by their own name.
     """
-    held_out = [rows for rows in folds if len(rows)]
+    folds = [rows for rows in held_out if len(rows)]
     weights = {}
     for name, weight in table.weights.items():
         if name in targets:
             weights[name] = weight
     scores: dict[str, Any] = {}
     verdict_line = "one head on all images; none is held out"
-    if held_out:
-        scores = scores_of(targets, methods, Split(held_out, table.groups), weights)
+    if folds:
+        scores = scores_of(targets, methods, Split(folds, table.groups), weights)
         verdict_line = verdict(
             scores,
             first=compared_method(methods),
@@ -215,7 +215,7 @@ def summary(
         )
     report = {
         "images": len(table),
-        "predicted": sum(map(len, held_out)),
+        "predicted": sum(map(len, folds)),
         "groups": len({*table.groups}),
         "scores": scores,
         "auxiliary": [name for name, target in targets.items() if target.auxiliary],

@@ -126,19 +126,26 @@ class TrainingResult(dict[str, Any]):
         mean: str = self.get(MEAN_KEY, OVERALL)
         if mean in scores:
             return mean
-        main = [target for target in scores if target not in self.get("auxiliary", ())]
-        return [*main, *scores][0]
+        for target in scores:
+            if target not in self.get("auxiliary", ()):
+                return target
+        return next(iter(scores))
 
     def _predicting_method(self, methods: Mapping[str, Any]) -> str:
         """The method of the head file; of several heads that are compared the best."""
         predicting = predicting_method(self)
         if predicting in methods:
             return predicting
-        if "cost" not in self:  # no comparison of heads
-            return str(next(iter(methods)))
+        is_comparison = "cost" in self  # of heads
+        first = str(next(iter(methods)))
+        if not is_comparison:
+            return first
         metric = main_metric(methods)
-        pooled = {method: methods[method][metric]["pooled"] for method in methods}
-        return max(pooled, key=lambda method: -1e9 if pooled[method] is None else pooled[method])
+        pooled = {}
+        for method, scores in methods.items():
+            if scores[metric]["pooled"] is not None:
+                pooled[method] = scores[metric]["pooled"]
+        return max(pooled, key=pooled.__getitem__) if pooled else first
 
     def rows(self) -> list[ScoreRow]:
         """Return the scores on held-out images, those of classes after those of their target."""

@@ -448,23 +448,8 @@ class Trainer(ABC, Generic[AnyHeadConfig]):
         # a step of one process alone would wait for the others
         if are_several() or not files.writes():
             return
-        fold = folds[0]
-        head = self.heads[fold.name].to(local_device(self.config.device))
-        tokens = self.tokens.frozen()
-        try:
-            seconds = seconds_per_image(
-                head,
-                tokens,
-                self.problem.targets,
-                ids=[tokens.ids[row] for row in self.tokens.rows_of(fold.train)],
-                target_ids=tokens.ids,
-                weights=self.problem.weights,
-                loss=self.loss(head),
-                recipe=self.config.optim,
-            )
-        except (RuntimeError, TypeError, ValueError) as error:
-            # the training raises it with its cause, unless a copy of the head alone has it
-            logger.info("the time of the run is not estimated: %s", error)
+        seconds = self._measure_image(folds[0])
+        if seconds is None:
             return
         num_images = 0.0
         for fold in folds:
@@ -479,6 +464,26 @@ class Trainer(ABC, Generic[AnyHeadConfig]):
         if total > _LONG_S and cheaper is not None:
             remark = f"; --head {cheaper} is much faster"
         notes.state_estimate(total, remark)
+
+    def _measure_image(self, fold: Fold) -> float | None:
+        """The seconds that an image takes in an epoch of a fold; None if its step ends with an error."""
+        head = self.heads[fold.name].to(local_device(self.config.device))
+        tokens = self.tokens.frozen()
+        try:
+            return seconds_per_image(
+                head,
+                tokens,
+                self.problem.targets,
+                ids=[tokens.ids[row] for row in self.tokens.rows_of(fold.train)],
+                target_ids=tokens.ids,
+                weights=self.problem.weights,
+                loss=self.loss(head),
+                recipe=self.config.optim,
+            )
+        except (RuntimeError, TypeError, ValueError) as error:
+            # the training raises it with its cause, unless a copy of the head alone has it
+            logger.info("the time of the run is not estimated: %s", error)
+            return None
 
     # a fold
 

@@ -20,7 +20,11 @@ from dinoneck.registry import import_modules
 from dinoneck.training import folder as files
 from dinoneck.training.config import TRAININGS, HeadConfig, TrainConfig
 from dinoneck.training.data_folder import of_data_folder
-from dinoneck.training.intervals import from_record, intervals_of_tasks, with_configured_intervals
+from dinoneck.training.intervals import (
+    intervals_from_record,
+    intervals_of_tasks,
+    with_configured_intervals,
+)
 from dinoneck.training.method import Choice, ChosenMethod, metrics_of
 from dinoneck.training.processes import join_processes, wait_for_all
 from dinoneck.training.report import HEAD, LINEAR
@@ -34,21 +38,18 @@ def write_run_file(folder: Path, config: TrainConfig, report: Mapping[str, Any])
     """Write ``head.safetensors`` of the heads of all folds in a folder, by the method that predicts.
 
     Raises:
-        CheckpointError: if a fold has no linear baseline, which the method needs.
+        CheckpointError: if the head of a fold is not there, or a fold has no linear baseline, which
+            the method needs.
     """
     choice = Choice.from_record(report.get("choice", {}))
     chosen = ChosenMethod.from_record(report["predicts"])
+    folds = _heads_of_folds(folder, config)
     members: list[Head] = []
-    checkpoints = []
     images = NO_IMAGES
-    for head_file in sorted(
-        (folder / run_names.HEADS).glob("fold-*.safetensors"), key=_fold_number
-    ):
-        fold = FoldHeads.load(head_file, config)
+    for fold in folds:
         members += fold.of_method(chosen.method)
-        checkpoints.append(fold.checkpoint)
         images |= fold.checkpoint.training_images or NO_IMAGES
-    first = checkpoints[0]
+    first = folds[0].checkpoint
     training = {name: x for name, x in first.meta["training"].items() if x is not None}
     training.pop("fold")
     tta = first.meta["tta"]
@@ -62,9 +63,8 @@ def write_run_file(folder: Path, config: TrainConfig, report: Mapping[str, Any])
         tta=None if tta is None else tta["ops"],
         extra={PREDICTS_WITH: chosen.method},
     )
-    intervals = intervals_of_tasks(
-        from_record(report.get("prediction_intervals", {})), chosen.method, checkpoint.tasks
-    )
+    intervals_of_targets = intervals_from_record(report.get("prediction_intervals", {}))
+    intervals = intervals_of_tasks(intervals_of_targets, chosen.method, checkpoint.tasks)
     checkpoint = with_configured_intervals(checkpoint, intervals)
     checkpoint = with_thresholds_of(checkpoint, report, chosen.method)
     checkpoint.save(folder / run_names.HEAD_FILE)
@@ -84,10 +84,6 @@ def with_thresholds_of(
         if by_label is not None and target in checkpoint.configured_tasks:
             thresholds[target] = [scores["threshold"] for scores in by_label.values()]
     return checkpoint.with_thresholds(thresholds) if thresholds else checkpoint
-
-
-def _fold_number(head_file: Path) -> int:
-    return int(head_file.stem.removeprefix("fold-"))
 
 
 def _backbone_record(checkpoint: HeadCheckpoint) -> dict[str, Any]:
@@ -135,6 +131,12 @@ class FoldHeads:
             linear = HeadCheckpoint.load(baseline_file).build()
         return cls(file, checkpoint, head, linear)
 
+    @property
+    def num_folds(self) -> int | None:
+        """How many folds its run has; None where its file does not state it."""
+        num_folds: int | None = self.checkpoint.meta["training"]["folds"]
+        return num_folds
+
     def of_method(self, method: Method) -> list[Head]:
         """Return the heads whose predictions the method averages.
 
@@ -151,6 +153,35 @@ class FoldHeads:
                 step="pairing",
             )
         return [self.linear] if method == LINEAR else [self.head, self.linear]
+
+
+def _heads_of_folds(folder: Path, config: TrainConfig) -> list[FoldHeads]:
+    """The heads of all folds of a run, in the order of the folds' numbers.
+
+    Raises:
+        CheckpointError: if those of a fold are not there.
+    """
+    files_of_heads = (folder / run_names.HEADS).glob("fold-*.safetensors")
+    folds = [FoldHeads.load(file, config) for file in sorted(files_of_heads, key=_fold_number)]
+    if not folds:
+        raise CheckpointError(
+            f"{folder / run_names.HEADS} holds no heads of folds, of which the file of the run is "
+            "made; restore them, or train again with overwrite=True (--overwrite)",
+            step="pairing",
+        )
+    num_folds = folds[0].num_folds
+    if num_folds is not None and len(folds) < num_folds:
+        raise CheckpointError(
+            f"{folder / run_names.HEADS} holds the heads of {len(folds)} of {num_folds} folds, and "
+            "the file of the run averages all of them; restore the others, or train again with "
+            "overwrite=True (--overwrite)",
+            step="pairing",
+        )
+    return folds
+
+
+def _fold_number(head_file: Path) -> int:
+    return int(head_file.stem.removeprefix("fold-"))
 
 
 def holds_baseline_too(head: object, config: HeadConfig) -> bool:
@@ -178,17 +209,17 @@ def switch_method(config: TrainConfig, folder: Path) -> dict[str, Any] | None:
     """
     if config.predict_with is None:
         return None
+    names_method_alone = _without_method(config) == TrainConfig()
     report = _finished_report(folder)
-    names_data = _without_method(config) != TrainConfig()
-    if report is None and not names_data:
-        raise DataError(
-            f"{folder} holds no finished run of heads of images, which predict_with "
-            "(--predict-with) alone could change; name such a folder, or the data to train on"
-        )
     if report is None:
+        if names_method_alone:
+            raise DataError(
+                f"{folder} holds no finished run of heads of images, which predict_with "
+                "(--predict-with) alone could change; name such a folder, or the data to train on"
+            )
         return None
     trained = TrainConfig.from_dict(report["config"], f"{folder / run_names.REPORT}")
-    if names_data:
+    if not names_method_alone:
         _check_same_run(trained, config, folder)
         if trained.predict_with == config.predict_with:
             return None
@@ -220,7 +251,7 @@ def _finished_report(folder: Path) -> dict[str, Any] | None:
     config = report.get("config")
     if not isinstance(config, dict):
         return None  # of a comparison of heads
-    is_of_heads = TRAININGS.described(config).config is TrainConfig
+    is_of_heads = TRAININGS.of_values(config).config is TrainConfig
     return report if is_of_heads else None
 
 

@@ -153,13 +153,10 @@ class RunTokens:
         store = FeatureStore.open(str(data.store))
         stored = StoreSubset(store, table.ids, data.views)
         store.check_grids(stored.ids[:1], len(stored.views))
+        is_imported = store.backbone_record.get("layers") is None  # from files of another program
+        if is_imported:
+            return cls._from_imported_store(config, table, stored)
         record = store.backbone_record
-        if record.get("layers") is None:  # of files of another program
-            record = stated_record(config.backbone, record, str(data.store))
-            record = _with_license(record, config.backbone.license)
-            first = stored.batch(stored.ids[:1])
-            preprocess = _stated_preprocess(config, store, record, first)
-            return cls(table, record, preprocess, stored=stored)
         _check_record_of_store(config, store)
         _check_weights_of_store(config.backbone, record, str(data.store))
         folder = Path(data.csv or ".").parent
@@ -171,14 +168,26 @@ class RunTokens:
         record = _with_license(record, config.backbone.license)
         return cls(table, record, store.preprocess, stored=stored)
 
+    @classmethod
+    def _from_imported_store(
+        cls, config: TrainConfig, table: Table, stored: StoreSubset
+    ) -> RunTokens:
+        """Take tokens of another program, of the backbone and the preparation that the config states."""
+        store = stored.store
+        record = stated_record(config.backbone, store.backbone_record, str(config.data.store))
+        record = _with_license(record, config.backbone.license)
+        first = stored.batch(stored.ids[:1])
+        preprocess = _stated_preprocess(config, store, record, first)
+        return cls(table, record, preprocess, stored=stored)
+
     def check_start(self, config: HeadConfig) -> None:
-        """Refuse a LoRA rank or weights of ``config.init`` that do not fit; log what is taken of that file.
+        """Reject a LoRA rank or weights of ``config.init`` that do not fit; log what is taken of that file.
 
         Raises:
             ConfigError: if the rank does not fit.
             CheckpointError: if the weights of ``config.init`` are of another backbone.
         """
-        self.live(config)
+        self.live(config)  # raises; the folds make their own
         log_backbone(config, self.record)
 
     def frozen(self) -> TokenSource:
@@ -491,11 +500,14 @@ def _stated_preprocess(
         ConfigError: if images of the stated size have another grid.
     """
     data = config.data
+    resize = data.resize
+    if resize is None and data.size is not None:
+        resize = "stretch"
     preprocess = replace(
         store.preprocess, mean=tuple(record["mean"]), std=tuple(record["std"])
     ).changed(
         size=data.size,
-        resize=data.resize or (None if data.size is None else "stretch"),
+        resize=resize,
         pad_to=data.pad_to,
         interpolation=data.interpolation,
         blur=data.blur,
@@ -514,7 +526,7 @@ def _stated_preprocess(
 
 
 def compare_images(store: FeatureStore, images: Mapping[str, Any]) -> None:
-    """Refuse files that are not those which the store was extracted from; a log line counts what was not compared.
+    """Reject files that are not those which the store was extracted from; a log line counts what was not compared.
 
     Args:
         store: the feature store.

@@ -361,18 +361,12 @@ def score_labels(
             reference_predicted = _predicted_labels(truth, reference, held_out)
         reference_terms = label_terms(truth, reference_predicted)
 
-    # the mean average precision, which is no function of sums
-    ranked = held_out.ranked(truth, probabilities)
-    by_fold = []
-    for rows in held_out.folds:
-        times = np.ones((1, len(rows)))
-        [score] = mean_average_precision(truth[rows], probabilities[rows], times)
-        by_fold.append(as_number(score))
     scores = held_out.scores((LABEL_F1,), terms, reference_terms)
+    ranked = held_out.ranked(truth, probabilities)
     scores[MEAN_AVERAGE_PRECISION] = {
         "pooled": ranked.score(),
         "interval": ranked.interval(),
-        "folds": by_fold,
+        "folds": _mean_average_precision_by_fold(held_out, truth, probabilities),
     }
     if reference is not None:
         difference = held_out.ranked(truth, reference).interval_of_difference(ranked)
@@ -380,18 +374,9 @@ def score_labels(
     if scores[MEAN_AVERAGE_PRECISION]["interval"] is None:
         scores.setdefault("no_interval", "a score is not defined")
 
-    # each label
     rows = held_out.rows
     f1 = class_f1(terms[rows].sum(axis=0))
-    by_label: dict[str, dict[str, Any]] = {}
-    for k, label in enumerate(labels):
-        once = np.ones((1, len(rows)))
-        [precision] = label_precision(truth[rows, k], probabilities[rows, k], once)
-        by_label[label] = {
-            "AP": as_number(precision),
-            "F1": as_number(f1[k]),
-            "positives": int((truth[rows, k] == 1).sum()),
-        }
+    by_label = _scores_of_labels(truth[rows], probabilities[rows], labels, f1)
     scores["by_label"] = by_label
     if chooses_thresholds:
         thresholds = choose_thresholds(truth[rows], probabilities[rows])
@@ -400,6 +385,41 @@ def score_labels(
         few = [label for label, x in by_label.items() if x["positives"] < FEWEST_POSITIVES]
         scores["few_positives"] = few
     return scores
+
+
+def _mean_average_precision_by_fold(
+    held_out: _HeldOut, truth: Floats, probabilities: Floats
+) -> list[float | None]:
+    """The mean average precision of each fold, which is no function of sums."""
+    by_fold = []
+    for rows in held_out.folds:
+        times = np.ones((1, len(rows)))
+        [score] = mean_average_precision(truth[rows], probabilities[rows], times)
+        by_fold.append(as_number(score))
+    return by_fold
+
+
+def _scores_of_labels(
+    truth: Floats, probabilities: Floats, labels: Sequence[str], f1: Floats
+) -> dict[str, dict[str, Any]]:
+    """Label -> its average precision, its F1, and how many images have it.
+
+    Args:
+        truth: of the held-out images (m, K).
+        probabilities: of the same images.
+        labels: names of the K labels.
+        f1: of each label, (K,).
+    """
+    by_label: dict[str, dict[str, Any]] = {}
+    for k, label in enumerate(labels):
+        once = np.ones((1, len(truth)))
+        [precision] = label_precision(truth[:, k], probabilities[:, k], once)
+        by_label[label] = {
+            "AP": as_number(precision),
+            "F1": as_number(f1[k]),
+            "positives": int((truth[:, k] == 1).sum()),
+        }
+    return by_label
 
 
 def choose_thresholds(truth: Floats, probabilities: Floats) -> list[float]:

@@ -55,7 +55,7 @@ def stated_record(
             "training.fit"
         )
     layers = (model.depth - 1,) if backbone.layers is None else backbone.layers
-    _compare(model, layers, stored, store)
+    _check_features(model, layers, stored, store)
     name = resolve_name(backbone.name)
     mean, std = normalisation_of(name) or (IMAGENET_MEAN, IMAGENET_STD)
     return {
@@ -80,7 +80,9 @@ def stated_record(
     }
 
 
-def _compare(model: Known, layers: tuple[int, ...], stored: Mapping[str, Any], store: str) -> None:
+def _check_features(
+    model: Known, layers: tuple[int, ...], stored: Mapping[str, Any], store: str
+) -> None:
     """Check that a model has the width and the patch of the features, and the layer that they are of.
 
     Raises:

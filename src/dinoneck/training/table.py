@@ -64,28 +64,44 @@ def table_of(config: TrainConfig, frame: Any = None, folder: DataFolder | None =
 def _frame_of(config: TrainConfig, frame: Any, folder: DataFolder | None) -> pd.DataFrame:
     """The DataFrame that a config describes, as :func:`dinoneck.data.read_table` returns it."""
     data = config.data
-    folds = config.folds
     if frame is not None and data.csv is not None:
         raise ConfigError(f"data.csv is {data.csv!r} and a table is given; leave one of them out")
-    if IMAGES in getattr(frame, "columns", ()):
-        check_column_names(frame)
-        columns_of_roles = {FOLD: folds.column, GROUP: folds.group, LABELS: data.labels}
-        for role, column in columns_of_roles.items():
-            if column and role not in frame:
-                raise ConfigError(f"the config names {column!r}; the table has no column {role!r}")
-        columns = [name for name in frame.columns if name not in OWN_COLUMNS]
-        targets, auxiliary = target_columns(config, columns)
-        _warn_of_copies(frame, [name for name in (*targets, *auxiliary) if name in frame])
-        _warn_of_changed_copies(frame)
-        if folds.column is None:
-            return frame
-        return _without_test_part(frame, folds.column)
-    if data.csv is None and frame is None:
+    if frame is None and data.csv is None:
         if data.images is None:
             return Pasture(seed=0).table(range(data.pasture))
         return _frame_of_folders(config, folder)
+    if IMAGES in getattr(frame, "columns", ()):
+        table = frame
+        _check_read_table(config, table)
+    else:
+        table = _read_rows(config, frame)
+    if config.folds.column is None:
+        return table
+    return _without_test_part(table, config.folds.column)
+
+
+def _check_read_table(config: TrainConfig, frame: pd.DataFrame) -> None:
+    """Check a table of :func:`dinoneck.data.read_table`, which is taken as it is; warn of copies in it."""
+    check_column_names(frame)
+    columns_of_roles = {
+        FOLD: config.folds.column,
+        GROUP: config.folds.group,
+        LABELS: config.data.labels,
+    }
+    for role, column in columns_of_roles.items():
+        if column and role not in frame:
+            raise ConfigError(f"the config names {column!r}; the table has no column {role!r}")
+    columns = [name for name in frame.columns if name not in OWN_COLUMNS]
+    targets, auxiliary = target_columns(config, columns)
+    _warn_of_copies(frame, [name for name in (*targets, *auxiliary) if name in frame])
+
+
+def _read_rows(config: TrainConfig, frame: Any) -> pd.DataFrame:
+    """The table of ``data.csv``, or of a DataFrame that is given in its place."""
     from dinoneck.data.tables import read_table
 
+    data = config.data
+    folds = config.folds
     targets, auxiliary = target_columns(config)
     reads_images = data.store is None or data.labels is not None or data.images is not None
     images = None
@@ -106,10 +122,7 @@ def _frame_of(config: TrainConfig, frame: Any, folder: DataFolder | None) -> pd.
         indicators=_indicator_columns(config),
     )
     _warn_of_copies(table, [*targets, *auxiliary])
-    _warn_of_changed_copies(table)
-    if folds.column is None:
-        return table
-    return _without_test_part(table, folds.column)
+    return table
 
 
 def _columns_of_kinds(config: TrainConfig, kinds: Sequence[str]) -> list[str]:
@@ -140,6 +153,12 @@ def _word_columns(config: TrainConfig) -> list[str]:
 
 
 def _warn_of_copies(frame: pd.DataFrame, targets: Sequence[str]) -> None:
+    """Warn of pictures that are in two rows, and of files that are called like changed copies of others."""
+    _warn_of_equal_files(frame, targets)
+    _warn_of_changed_copies(frame)
+
+
+def _warn_of_equal_files(frame: pd.DataFrame, targets: Sequence[str]) -> None:
     """Name pictures that are in two rows, with two values or in two folds."""
     with_files = _rows_with_files(frame)
     files = list(with_files[IMAGES])
@@ -260,7 +279,6 @@ def _frame_of_labels(images: str, data: DataConfig) -> pd.DataFrame:
     else:
         frame = read_coco_labels(data.label_file, images, data.label_names)
     _warn_of_copies(frame, [name for name in frame.columns if name != IMAGES])
-    _warn_of_changed_copies(frame)
     return frame
 
 
@@ -285,15 +303,10 @@ def column_tasks(config: TrainConfig, columns: Collection[str] = ()) -> dict[str
         ConfigError: if a task has the name of a target and predicts other columns.
     """
     tasks: dict[str, TaskConfig] = {}
-    predicted: set[str] = set()  # columns that have a task or are a sum
     for name, task in config.tasks.items():
         if task.kind not in MAP_KINDS:
-            task_columns = task.columns or (name,)
-            tasks[name] = task.changed(columns=task_columns)
-            predicted.update(task_columns)
-    labels = config.data.label_names
-    if config.data.label_file is not None and not labels:
-        labels = tuple(columns)  # all categories of the file
+            tasks[name] = task.changed(columns=task.columns or (name,))
+    labels = _label_columns(config, columns)
     if labels:
         name = labels[0] if len(labels) == 1 else LABELS_TASK
         if name in tasks:
@@ -302,7 +315,11 @@ def column_tasks(config: TrainConfig, columns: Collection[str] = ()) -> dict[str
                 "has it too; leave one of them out (--multilabel), or rename the task"
             )
         tasks[name] = TaskConfig(kind="multilabel", columns=labels)
-        predicted.update(labels)
+
+    # every other target has a task of its own
+    predicted: set[str] = set()  # columns that have a task or are a sum
+    for task in tasks.values():
+        predicted.update(task.columns)
     for composition in config.compositions.values():
         predicted.update(composition.sums)
     stated_tasks = list(tasks)
@@ -316,6 +333,13 @@ def column_tasks(config: TrainConfig, columns: Collection[str] = ()) -> dict[str
         if column not in predicted:
             tasks[column] = TaskConfig(columns=(column,), auxiliary=column in auxiliary)
     return tasks
+
+
+def _label_columns(config: TrainConfig, columns: Collection[str]) -> tuple[str, ...]:
+    """The columns of the labels that ``data.multilabel`` names; of a COCO file alone all its categories."""
+    if config.data.label_file is not None and not config.data.label_names:
+        return tuple(columns)
+    return config.data.label_names
 
 
 def target_columns(
@@ -342,6 +366,7 @@ def target_columns(
 
 
 def _targets(config: TrainConfig, columns: Collection[str]) -> Sequence[str]:
+    """The columns that the config names as targets; without any, all that it does not name as auxiliary."""
     if config.data.targets or config.data.multilabel:
         return config.data.targets
     return [name for name in columns if name not in config.data.aux_targets]

@@ -113,7 +113,7 @@ def _read_file(path: str | os.PathLike[str]) -> dict[str, float]:
 
 
 def _numbers_of(weights: Mapping[str, str]) -> dict[str, float]:
-    """The numbers of texts."""
+    """The weights as numbers, of words of a command line or cells of a file."""
     numbers = {}
     for target, weight in weights.items():
         try:

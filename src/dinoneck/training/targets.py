@@ -350,25 +350,42 @@ def _check_numbers(task: Task, x: Tensor, ids: Sequence[str]) -> None:
             f"{some_of([repr(ids[row]) for row in rows], 3)}; missing ones are NaN"
         )
     if task.minimum is not None:
-        is_below = x < task.minimum - ROUNDING * max(1.0, abs(task.minimum))
-        rows = _rows_where(is_below)
-        if rows:
-            shown = [f"{ids[row]!r} with {x[row][is_below[row]].min():g}" for row in rows]
-            raise DataError(
-                f"{counted(len(rows), 'image')} with targets of {task.name!r} below the minimum "
-                f"{task.minimum:g}: {some_of(shown, 3)}. Predictions never go below it: correct these "
-                "values, or give another minimum (--minimum)"
-            )
+        _check_minimum(task.name, task.minimum, x, ids)
     if task.maximum is not None:
-        is_above = x > task.maximum + ROUNDING * max(1.0, abs(task.maximum))
-        rows = _rows_where(is_above)
-        if rows:
-            shown = [f"{ids[row]!r} with {x[row][is_above[row]].max():g}" for row in rows]
-            raise DataError(
-                f"{counted(len(rows), 'image')} with targets of {task.name!r} above the maximum "
-                f"{task.maximum:g}: {some_of(shown, 3)}. Predictions never go above it: correct these "
-                "values, or give another maximum (--maximum)"
-            )
+        _check_maximum(task.name, task.maximum, x, ids)
+
+
+def _check_minimum(name: str, minimum: float, x: Tensor, ids: Sequence[str]) -> None:
+    """Check that no number of a task is below its minimum."""
+    is_below = x < minimum - _rounding_at(minimum)
+    rows = _rows_where(is_below)
+    if not rows:
+        return
+    shown = [f"{ids[row]!r} with {x[row][is_below[row]].min():g}" for row in rows]
+    raise DataError(
+        f"{counted(len(rows), 'image')} with targets of {name!r} below the minimum "
+        f"{minimum:g}: {some_of(shown, 3)}. Predictions never go below it: correct these "
+        "values, or give another minimum (--minimum)"
+    )
+
+
+def _check_maximum(name: str, maximum: float, x: Tensor, ids: Sequence[str]) -> None:
+    """Check that no number of a task is above its maximum."""
+    is_above = x > maximum + _rounding_at(maximum)
+    rows = _rows_where(is_above)
+    if not rows:
+        return
+    shown = [f"{ids[row]!r} with {x[row][is_above[row]].max():g}" for row in rows]
+    raise DataError(
+        f"{counted(len(rows), 'image')} with targets of {name!r} above the maximum "
+        f"{maximum:g}: {some_of(shown, 3)}. Predictions never go above it: correct these "
+        "values, or give another maximum (--maximum)"
+    )
+
+
+def _rounding_at(bound: float) -> float:
+    """How far a number may be beyond a minimum or maximum by rounding."""
+    return ROUNDING * max(1.0, abs(bound))
 
 
 def _check_learnable(task: Task, original: Tensor, normalised: Tensor) -> None:
@@ -379,27 +396,39 @@ def _check_learnable(task: Task, original: Tensor, normalised: Tensor) -> None:
         )
     if task.is_categorical:
         return
+    _check_differ(task.name, original, normalised)
+    if task.activation is not None and not task.is_unit:
+        _check_reachable(task, normalised)
+
+
+def _check_differ(name: str, original: Tensor, normalised: Tensor) -> None:
+    """Check that the targets of some output of a task differ."""
     low, high = _ranges(normalised)
-    if bool((low == high).all()):
-        values = ", ".join(f"{value:g}" for value in _ranges(original)[0][:3].tolist())
-        raise DataError(
-            f"the targets of {task.name!r} are {values} for every training image; there is nothing "
-            f"to learn: leave {task.name!r} out, or train on images in which it varies"
-        )
-    if task.is_unit:
+    if not bool((low == high).all()):
         return
-    reached = (
+    lowest, _ = _ranges(original)
+    values = ", ".join(f"{value:g}" for value in lowest[:3].tolist())
+    raise DataError(
+        f"the targets of {name!r} are {values} for every training image; there is nothing "
+        f"to learn: leave {name!r} out, or train on images in which it varies"
+    )
+
+
+def _check_reachable(task: Task, normalised: Tensor) -> None:
+    """Check that the task's activation can give the targets."""
+    low, high = _ranges(normalised)
+    beginning = (
         f"task {task.name!r}: activation {task.activation!r} cannot reach targets of "
         f"{low.min():.4g} ... {high.max():.4g} in normalised units"
     )
-    if task.activation is not None and low.min() < 0:
+    if low.min() < 0:
         raise DataError(
-            f"{reached}, as it gives none below 0; leave the activation out (minimum= keeps "
+            f"{beginning}, as it gives none below 0; leave the activation out (minimum= keeps "
             "predictions from falling below a bound), or use a transform without mean"
         )
     if task.activation == "sigmoid" and high.max() > 1:
         raise DataError(
-            f"{reached}, as it gives none above 1; leave the activation out, or use a transform "
+            f"{beginning}, as it gives none above 1; leave the activation out, or use a transform "
             "whose std is the largest target"
         )
 

@@ -78,7 +78,7 @@ class Trainings:
                 return training
         return self.default
 
-    def described(self, values: Mapping[str, Any]) -> Training:
+    def of_values(self, values: Mapping[str, Any]) -> Training:
         """Return the training that nested plain values describe."""
         return self.of_data(_named_data(values))
 
@@ -94,11 +94,16 @@ class Trainings:
         names = ", ".join(training.config.__name__ for training in self.all)
         raise ConfigError(f"config is a {type(config).__name__}; expected one of {names}")
 
+    def _of_class(self, config: type[Config]) -> Training:
+        """The training that the configs of a class describe."""
+        [training] = [item for item in self.all if issubclass(config, item.config)]
+        return training
+
     def with_key(self, key: str) -> list[Training]:
         """Return the trainings that have a key, or a group."""
         return [training for training in self.all if training.has(key)]
 
-    # refusals
+    # checks
 
     def check_class(self, config: object, expected: type[Config]) -> None:
         """Check that a config is of the class that a function takes.
@@ -134,9 +139,9 @@ class Trainings:
         Raises:
             ConfigError: naming the class and the function of the other training, or the key.
         """
-        training = next(item for item in self.all if issubclass(config, item.config))
+        training = self._of_class(config)
         named_data = _named_data(values)
-        described = self.described(values)
+        described = self.of_values(values)
         if described is not training and described is self.default:
             raise ConfigError(f"{where}: {training.missing}")
         if described is not training:
@@ -159,7 +164,7 @@ class Trainings:
         self._check_spelling(values, training, where)
 
     def _check_spelling(self, values: Mapping[str, Any], training: Training, where: str) -> None:
-        """Refuse a key that no training has; the message proposes the nearest key of any training."""
+        """Reject a key that no training has; the message proposes the nearest key of any training."""
         for key in self._flat(values):
             group, _, name = key.rpartition(".")
             known = training.names_in(group)
@@ -187,7 +192,7 @@ class Trainings:
         Reports and unfinished runs of version 0.3 hold the keys of all trainings.
         """
         values = with_present_keys(values, "the record")
-        training = self.described(values)
+        training = self.of_values(values)
         void = set()
         for key, value in self._keys_of_others(values, training).items():
             if self._is_void(key, value):

@@ -125,6 +125,8 @@ WRONG = [
     ("backbone", "source", "keras"),
     ("backbone", "seed", -1),
     ("backbone", "lora", 0),
+    ("backbone", "license", "MIT/BSD"),
+    ("backbone", "license", "M" * 201),
     ("folds", "count", 0),
     ("folds", "only", -1),
     ("losses", "weighting", "learned"),
@@ -133,6 +135,7 @@ WRONG = [
 FLAGS = {
     "source": "backbone-source",
     "seed": "backbone-seed",
+    "license": "backbone-license",
     "count": "folds",
     "only": "fold",
     "weighting": "loss-weighting",

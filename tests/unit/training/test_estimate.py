@@ -221,6 +221,16 @@ def test_a_run_of_masks_that_0_3_began_is_not_continued_with_another_head(
         train(config, tmp_path / "run")
 
 
+def test_a_damaged_record_of_an_unfinished_run_is_refused(meadow: Path, tmp_path: Path) -> None:
+    unfinished = tmp_path / "run" / "unfinished"
+    (unfinished / "fold-0").mkdir(parents=True)
+    (unfinished / "fold-0" / "state.pt").touch()
+    (unfinished / "run.json").write_text("{")
+
+    with pytest.raises(CheckpointError, match=r"run\.json is damaged: .*--no-resume"):
+        train(a_run(meadow, data=MASKS), tmp_path / "run")
+
+
 @pytest.mark.parametrize(
     ("targets", "data"),
     [

@@ -67,6 +67,16 @@ def test_a_class_that_the_held_out_part_alone_shows_is_named(
     assert unscored == "the masks of val show nothing of the class crop: it gets no score"
 
 
+def test_several_classes_that_one_part_alone_shows_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = parts_of(tmp_path, [[0, 1], [0, 2]], [[0, 3], [0, 4]])
+    classes = ("soil", "crop", "weed", "tree", "road")
+    unseen, unscored = warnings_of(table, caplog, classes=classes)
+    assert "of the classes road, tree and trains on none: no head can learn them." in unseen
+    assert unscored == "the masks of val show nothing of the classes crop, weed: they get no score"
+
+
 def test_classes_that_both_parts_show_say_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

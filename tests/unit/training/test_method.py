@@ -357,6 +357,29 @@ def test_a_run_without_baselines_names_what_to_do(run: Path, meadow: Path, tmp_p
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("removed", "message"),
+    [
+        ("heads/fold-1.safetensors", r"heads holds the heads of 1 of 2 folds.*restore the others"),
+        ("heads/fold-*.safetensors", r"heads holds no heads of folds.*--overwrite"),
+    ],
+    ids=["one", "all"],
+)
+def test_a_run_whose_heads_were_removed_does_not_change_its_method(
+    removed: str, message: str, run: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    for file in (tmp_path / "run").glob(removed):
+        file.unlink()
+    before = files_of(tmp_path / "run")
+
+    with pytest.raises(CheckpointError, match=message):
+        train(TrainConfig(predict_with="linear"), tmp_path / "run")
+
+    assert files_of(tmp_path / "run") == before
+
+
+@pytest.mark.slow
 def test_a_run_of_0_3_with_both_in_one_file_predicts_with_each(tmp_path: Path) -> None:
     """Its folds were written with ``with_ridge``; its report has the old names."""
     frozen = FROZEN / "numbers"

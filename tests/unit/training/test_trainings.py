@@ -129,7 +129,7 @@ def test_a_flag_of_another_training_is_refused_with_the_training_that_has_it(
 def test_an_unknown_key_names_the_nearest_one_of_any_training(
     values: dict[Any, Any], message: str
 ) -> None:
-    config = TRAININGS.described(values).config
+    config = TRAININGS.of_values(values).config
 
     with pytest.raises(ConfigError, match=re.escape(message)):
         config.from_dict(values)
