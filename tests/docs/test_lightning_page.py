@@ -13,6 +13,8 @@ from torch.utils.data import DataLoader, TensorDataset
 import dinoneck
 from dinoneck import PatchMeanHead, Task, load_backbone
 
+pytestmark = pytest.mark.slow
+
 PAGE = Path(__file__).parents[2] / "docs" / "integrations" / "training-loops.md"
 
 

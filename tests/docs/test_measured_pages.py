@@ -292,6 +292,7 @@ def answers() -> list[tuple[str, str, str]]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("room", "file", "named"), answers())
 def test_a_newcomer_finds_it_there_and_nowhere_else(room: str, file: str, named: str) -> None:
     assert (SOURCE / room / file).is_file()

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import pytest
 from tests.house.source import ROOT
 
+pytestmark = pytest.mark.slow
+
 PAGES = sorted((ROOT / "docs" / "project").glob("*.md"))
 SOURCE = ROOT / "src" / "dinoneck"
 FILE = re.compile(r"`([\w/.]+\.py)`")

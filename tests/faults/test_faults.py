@@ -31,6 +31,7 @@ def test_no_case_is_silently_wrong(part: str, tmp_path: Path) -> None:
     assert known_open.unknown(report["faults"]) == []
 
 
+@pytest.mark.slow
 def test_sound_files_are_spelled_as_the_description_has_it_and_are_harmless(tmp_path: Path) -> None:
     judge = Judge(tmp_path)
     for name, raw in files().items():
@@ -38,6 +39,7 @@ def test_sound_files_are_spelled_as_the_description_has_it_and_are_harmless(tmp_
         assert judge.verdict(raw, name) == judge.verdict(raw) == HARMLESS, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("part", "mode"), [(mutate, "another format"), (pairing, pairing.MODES[0])]
 )
@@ -96,6 +98,7 @@ def test_the_page_shows_the_stored_report_which_has_no_unknown_fault() -> None:
         assert known_open.count(case, lines) > 0, f"repaired, so no open case: {case.sentence}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", [heads, extractions, predictions, evaluations])
 def test_a_case_without_options_is_equal_and_not_refused(family: Any, tmp_path: Path) -> None:
     neutral = {option.name: option.neutral for option in family.OPTIONS}
@@ -121,6 +124,7 @@ def test_the_judge_of_pairs_sees_a_head_that_reads_other_images(
     assert "mass differs by" in found
 
 
+@pytest.mark.slow
 def test_the_judge_of_changes_sees_a_predictor_that_compares_no_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

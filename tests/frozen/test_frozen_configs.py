@@ -14,6 +14,8 @@ from tests.frozen import configs
 from tests.frozen.comparison import differences
 from tests.frozen.folder import FrozenFile, frozen_files, plain
 
+pytestmark = pytest.mark.slow
+
 CONFIGS = frozen_files(configs.FOLDER)
 each_config = pytest.mark.parametrize("file", CONFIGS, ids=str)
 NAMED_GROUPS = {"tasks": TaskConfig, "compositions": CompositionConfig}  # one per name

@@ -18,6 +18,8 @@ from tests.frozen import runs
 from tests.frozen.comparison import assert_same_numbers
 from tests.frozen.folder import FrozenFile, frozen_files
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("pycocotools", reason="objects need pycocotools, the extra [masks]")
 # pycocotools with NumPy 2
 RUNS = frozen_files(runs.FOLDER)

@@ -20,6 +20,7 @@ QUICK = (
 SLOW = tuple(name for name in CASES if name not in QUICK)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
 )

@@ -63,6 +63,7 @@ def test_subpackages_are_attributes_of_the_package() -> None:
         assert getattr(dinoneck, name).__name__ == f"dinoneck.{name}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("statement", "heavy"),
     [

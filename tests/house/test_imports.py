@@ -79,6 +79,7 @@ def import_graph() -> dict[str, set[str]]:
     return graph
 
 
+@pytest.mark.slow
 def test_files_do_not_import_each_other_in_circles() -> None:
     assert cycles_in(import_graph()) == []
 
@@ -180,6 +181,7 @@ def declared() -> Declared:
     return packages
 
 
+@pytest.mark.slow
 def test_imports_are_declared() -> None:
     packages = declared()
     distributions = metadata.packages_distributions()
@@ -192,6 +194,7 @@ def test_imports_are_declared() -> None:
     assert undeclared == set()
 
 
+@pytest.mark.slow
 def test_declared_packages_are_imported() -> None:
     """Core and users' extras by the package itself, developers' extras by what they work with."""
     packages = declared()

@@ -19,6 +19,7 @@ def users() -> list[Path]:
     return [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
 
 
+@pytest.mark.slow
 def test_no_file_outside_the_package_uses_a_private_name_of_it() -> None:
     """Test what a user sees, or drop the underscore: the name is then public within its module."""
     found = []

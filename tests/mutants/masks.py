@@ -39,7 +39,7 @@ MASKS = [
         sentence="The shares of classes do not add up to one.",
         where="heads.mask:MaskHead.forward",
         edit=replace("(_sums / _sums.sum(dim=1, keepdim=True)).log()", by="_sums.log()"),
-        tests=[f"{_HEAD}test_the_head_is_its_formula"],
+        tests=[f"{_HEAD}test_the_map_holds_logarithms_of_the_shares_of_classes"],
     ),
     Mutant(
         sentence="The shares of classes are resampled in the place of masks.",
@@ -87,7 +87,7 @@ MASKS = [
         sentence="The offset to the centre counts outside objects.",
         where="losses.mask:centre_loss",
         edit=replace("(_target.owner > 0) * _weight", by="_weight"),
-        tests=[f"{_HEAD}test_the_loss_of_centres_is_least_where_the_maps_are_true"],
+        tests=[f"{_HEAD}test_offsets_outside_objects_do_not_count"],
     ),
     Mutant(
         sentence="Two queries of one object are two instances.",
@@ -105,7 +105,7 @@ MASKS = [
         sentence="Panoptic segments of low scores are kept.",
         where="heads.instances:decode_panoptic",
         edit=replace("(_labels < _none) & (_scores >= _least)", by="_labels < _none"),
-        tests=[f"{_HEAD}test_stuff_is_one_segment_and_things_are_several"],
+        tests=[f"{_HEAD}test_segments_of_low_scores_are_left_out"],
     ),
     Mutant(
         sentence="Masks of mirrored views stay mirrored.",

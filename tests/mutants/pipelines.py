@@ -82,9 +82,7 @@ PIPELINES = [
             "np.flatnonzero(_fold_of_row != _fold)",
             by="np.flatnonzero(_fold_of_row >= 0)",
         ),
-        tests=[
-            "unit/training/test_comparisons.py::test_folds_keep_groups_whole_and_cover_every_row"
-        ],
+        tests=["unit/training/test_comparisons.py::test_folds_keep_groups_whole"],
     ),
     Mutant(
         sentence="The weighted R² is the mean of the targets' R².",
@@ -386,9 +384,7 @@ PIPELINES = [
             _group_of_row = np.cumsum(begins)
             """,
         ),
-        tests=[
-            "unit/training/test_comparisons.py::test_folds_keep_groups_whole_and_cover_every_row"
-        ],
+        tests=["unit/training/test_comparisons.py::test_folds_keep_groups_whole"],
     ),
     Mutant(
         sentence="The transforms of targets are fitted on the held-out rows too.",
@@ -430,7 +426,7 @@ PIPELINES = [
         sentence="Early stopping keeps the weights of the last epoch, not those of the best.",
         where="training.engine:Engine.add_scores",
         edit=replace("_weights.clone()", by="_weights"),
-        tests=["unit/training/test_recipe.py::test_patience_keeps_the_best_weights_and_stops"],
+        tests=["unit/training/test_recipe.py::test_patience_keeps_the_best_weights"],
     ),
     Mutant(
         sentence="The patches of padding count in the mean over an image.",

@@ -99,6 +99,7 @@ def expected_rows(objects: list[tuple[int, int, Box]]) -> list[tuple[int, str, l
     return rows
 
 
+@pytest.mark.slow
 @few_examples
 @given(objects)
 def test_boxes_are_read_as_they_were_written(

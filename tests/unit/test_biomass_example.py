@@ -111,6 +111,7 @@ def write_cover(folder: Path, groups: int, each: int) -> None:
     (folder / "cover.csv").write_text("\n".join(lines) + "\n")
 
 
+@pytest.mark.slow
 def test_images_with_a_cover_table(tmp_path: Path) -> None:
     """Held images are predicted, groups of them are whole, and none was learnt from; called again nothing changes."""
     folder, out = tmp_path / "data", tmp_path / "out"
@@ -132,6 +133,7 @@ def test_images_with_a_cover_table(tmp_path: Path) -> None:
     assert every_file(out) == before
 
 
+@pytest.mark.slow
 def test_keys_of_the_notebooks_are_translated() -> None:
     """The file of the second notebook: nested keys, its weights, its tasks."""
     old = {
@@ -259,6 +261,7 @@ def commands(file: Path) -> list[list[str]]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_the_first_comment_of_a_training_file_runs_it(
     file: Path, monkeypatch: pytest.MonkeyPatch

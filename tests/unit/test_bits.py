@@ -166,6 +166,7 @@ def test_boxes_and_detectors_read_images_of_the_stated_bits(tmp_path: Path) -> N
 # The command line
 
 
+@pytest.mark.slow
 def test_training_states_the_bits_and_prediction_follows(
     table: Path, files: list[Path], tmp_path: Path
 ) -> None:

@@ -406,6 +406,7 @@ def test_pixels_of_classes_without_labels_are_scored_by_their_numbers(
     assert scores["no labels"]["confusion_matrix"] == scores["labels"]["confusion_matrix"]
 
 
+@pytest.mark.slow
 def test_the_score_of_a_fold_is_that_of_its_head(meadow: Path, tmp_path: Path) -> None:
     """The report's score of held-out images equals that of the fold's head on them, to the rounding of its tokens."""
     report = train(a_run(meadow, ["soil", "kind"], optim={"epochs": 2}), tmp_path / "run")

@@ -215,6 +215,7 @@ def test_intervals_of_the_image_alone_hold_for_views(
     assert "soil" in row["interval"]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:this model (predicts|takes)")
 def test_an_exported_model_has_no_intervals_of_views_and_says_so(
     of_views: Path, tmp_path: Path

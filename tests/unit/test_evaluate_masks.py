@@ -72,6 +72,7 @@ def a_field(folder: Path) -> Path:
     return written(folder, [columns(1, 0, 0), columns(0, 1, 0), columns(0, 0, 1), columns(1, 1, 0)])
 
 
+@pytest.mark.slow
 def test_masks_are_read_with_the_class_values_of_the_training(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -107,6 +108,7 @@ def test_masks_are_read_at_the_size_of_an_image_of_tiles(
     assert np.sum(matrix(found), axis=1).tolist() == [64 * 96 - 64, 64]
 
 
+@pytest.mark.slow
 def test_masks_are_read_with_the_nodata_of_the_training(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -125,6 +127,7 @@ def test_masks_are_read_with_the_nodata_of_the_training(
     assert without["scores"] == named["scores"]
 
 
+@pytest.mark.slow
 def test_a_mask_of_the_unlabelled_value_of_the_training_is_no_class(tmp_path: Path) -> None:
     """Masks of 0 and 1 alone were read as the classes 0 and 1, though 0 is unlabelled."""
     field = written(tmp_path / "field", [columns(1, 2, 0), columns(2, 1, 1), columns(0, 2, 1)])
@@ -136,6 +139,7 @@ def test_a_mask_of_the_unlabelled_value_of_the_training_is_no_class(tmp_path: Pa
     assert np.sum(matrix(found), axis=1).tolist() == [5 * 512, 0]
 
 
+@pytest.mark.slow
 def test_every_head_file_of_a_run_records_how_masks_are_read(tmp_path: Path) -> None:
     field = written(tmp_path / "field", [columns(1, 2, 0), columns(2, 1, 1), columns(0, 2, 1)])
     run = trained(field, tmp_path / "run", classes=NAMES, class_values=(1, 2), nodata=(0,))
@@ -155,6 +159,7 @@ def test_the_head_files_of_numbers_record_their_scale(tmp_path: Path) -> None:
     assert record == {"scale": 0.5, "offset": -1.0, "nodata": [0.0]}
 
 
+@pytest.mark.slow
 def test_a_run_without_these_options_records_nothing_of_its_masks(tmp_path: Path) -> None:
     field = a_field(tmp_path / "field")
 

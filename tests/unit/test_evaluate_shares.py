@@ -42,6 +42,7 @@ def shares_model(tiny: Backbone, task: Task = SHARES) -> Predictor:
     return Predictor(DenseHead(64, [task]), tiny)
 
 
+@pytest.mark.slow
 def test_the_patches_of_a_fold_are_scored_as_in_its_training(meadow: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     data = {"labels": "mask", "classes": NAMES}
@@ -122,6 +123,7 @@ def test_the_shares_of_images_without_a_mask_are_not_scored(meadow: Path, tiny: 
     assert r2 == pytest.approx(expected["scores"]["cells crop"]["head"]["r2"]["pooled"])
 
 
+@pytest.mark.slow
 def test_the_trainings_of_two_models_that_weigh_targets_differently_are_refused(
     meadow: Path, tmp_path: Path
 ) -> None:
@@ -188,6 +190,7 @@ def test_weights_of_the_call_make_one_weighted_r2(meadow: Path, tiny: Backbone) 
     assert "overall (weighted)" in all_tables(report, held_out=False)[0].header
 
 
+@pytest.mark.slow
 def test_weights_and_auxiliary_tasks_of_a_training_hold_in_evaluate(
     meadow: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -207,6 +210,7 @@ def test_weights_and_auxiliary_tasks_of_a_training_hold_in_evaluate(
         evaluate(run, meadow.parent, meadow, target_weights={"crop": 1, "weed": 1, "soil": 1})
 
 
+@pytest.mark.slow
 def test_an_auxiliary_task_does_not_count_in_the_mean(meadow: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     train(a_run(meadow, ["crop"], data={"aux_targets": ["soil"]}, optim={"epochs": 1}), run)

@@ -252,6 +252,7 @@ def test_views_that_change_colours_are_refused_when_the_store_is_made(tmp_path: 
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 5])
 def test_an_exported_model_takes_the_bands_of_its_backbone(channels: int, tmp_path: Path) -> None:
     backbone = backbone_of(channels)

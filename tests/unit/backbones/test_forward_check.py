@@ -174,6 +174,7 @@ class Turned(nn.Module):
         return self.rope.get_embed(shape).flip(0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "change"), [(make, change) for _, make, change in KEPT], ids=[row[0] for row in KEPT]
 )

@@ -31,6 +31,7 @@ def test_every_supported_architecture_is_in_the_table() -> None:
     assert set(names()) <= {model.name for model in KNOWN}  # an older timm knows fewer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("known", KNOWN, ids=lambda known: known.name)
 def test_rows_are_true(known) -> None:  # type: ignore[no-untyped-def]
     if known.name not in names():
@@ -186,6 +187,7 @@ def saved_weights(name: str, file: Path) -> Path:
 
 
 # a model of the satellite weights' architecture is large: its EUPE sister shows the same
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "file", ["EUPE-ViT-S.pt", "vit_small_patch16_dinov3_qkvb.eupe_lvd1689m/model.safetensors"]
 )
@@ -216,6 +218,7 @@ def test_a_wrapped_model_has_the_licence_of_its_family(name: str, licence: str) 
     assert wrap_backbone(model).record()["license"] == licence
 
 
+@pytest.mark.slow
 def test_own_weights_under_a_published_name_have_no_licence(tmp_path: Path) -> None:
     file = saved_weights("dinov3_vits16", tmp_path / "best.pth")
     loaded = load_backbone("dinov3_vits16", checkpoint=file)
@@ -244,6 +247,7 @@ def test_a_file_with_the_name_of_another_model_is_refused(tmp_path: Path) -> Non
         load_backbone("dinov3_vits16", checkpoint=file)
 
 
+@pytest.mark.slow
 def test_a_tag_that_is_asked_for_counts_and_the_files_name_is_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -254,6 +258,7 @@ def test_a_tag_that_is_asked_for_counts_and_the_files_name_is_logged(
     assert "eupe_lvd1689m" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_changed_name_of_a_satellite_file_is_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -271,6 +276,7 @@ def test_the_licence_of_every_published_model_is_that_of_its_tag() -> None:
     assert license_of("mine") is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     ["somebody/dinov2-finetuned", "hf-hub:somebody/vit_small_patch16_dinov3.lvd1689m", "a/b"],

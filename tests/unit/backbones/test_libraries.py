@@ -39,6 +39,7 @@ def gap(one: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> float:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "size", "recipe"), CASES)
 def test_two_libraries_one_function(name: str, size: tuple[int, int], recipe: str) -> None:
     bound = BOUNDS[next(key for key in ("reg4", "dinov2", "dinov3", "tiny") if key in name)]

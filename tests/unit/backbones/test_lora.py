@@ -85,6 +85,7 @@ def test_adapted_layers_are_those_of_the_blocks_and_nothing_changes_at_first(
     assert (record["rank"], record["alpha"], record["targets"]) == (4, 4.0, targets)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", MAKERS)
 def test_every_lora_weight_learns_and_merging_keeps_the_tokens(source: str) -> None:
     plain, backbone = MAKERS[source](), MAKERS[source]().add_lora(4, alpha=8, targets="all")
@@ -108,6 +109,7 @@ def test_every_lora_weight_learns_and_merging_keeps_the_tokens(source: str) -> N
     assert backbone.frozen
 
 
+@pytest.mark.slow
 def test_query_and_value_biases_do_not_pass_lora_by() -> None:
     """timm's DINOv3 with biases reads qkv.weight itself, past the adapted layer: LoRA on qkv would do nothing."""
     backbone = load_backbone("vit_small_patch16_dinov3_qkvb", pretrained=False, layers=[1])
@@ -169,6 +171,7 @@ def test_the_seed_decides_and_no_state_of_torch_changes() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.slow
 def test_weights_that_were_trained_on_are_not_taken_for_the_published_ones() -> None:
     """In another dtype or library the digest cannot tell, so the record must."""
     head = PatchMeanHead(64, [Task("x")])

@@ -78,6 +78,7 @@ def gap(one: Backbone, other: Backbone, grid: tuple[int, int]) -> float:
 # --- libraries and positions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("known", in_tier(OPEN))
 def test_two_libraries_give_the_same_tokens_at_three_sizes(known: Known) -> None:
     one, other = both(known, pos_embed="official")
@@ -86,6 +87,7 @@ def test_two_libraries_give_the_same_tokens_at_three_sizes(known: Known) -> None
         assert gap(one, other, grid) <= BOUND
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("known", TIPSV2[:1], ids=name_of)
 def test_timms_own_positions_are_others_than_the_publishers(known: Known) -> None:
     """Bicubic and bilinear: they differ wherever positions are resampled, and nowhere else."""
@@ -141,6 +143,7 @@ def test_tipsv2s_positions_are_kept_at_the_trained_size() -> None:
 # --- records
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vit_small_patch16_lingbot", "robbyant/lingbot-vision-vit-small"])
 def test_lingbot_is_loaded_by_name(name: str) -> None:
     backbone = load_backbone(name, pretrained=False)
@@ -164,12 +167,14 @@ def test_a_wrapped_object_of_timm_has_licence_mean_and_std() -> None:
     assert backbone.preprocess(pixels).unique().tolist() == pytest.approx([51 / 255])
 
 
+@pytest.mark.slow
 def test_the_name_decides_between_families_of_one_class() -> None:
     backbone = load_backbone("vit_small_patch16_lingbot", pretrained=False, source="transformers")
     assert type(backbone.adapter.model).__name__ == "DINOv3ViTModel"
     assert backbone.record()["family"] == "lingbot"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("library", ["timm", "transformers"])
 @pytest.mark.parametrize("known", [LINGBOT[0], TIPSV2[0]], ids=name_of)
 def test_lora_starts_at_nothing_and_merges(known: Known, library: str) -> None:
@@ -188,6 +193,7 @@ def test_lora_starts_at_nothing_and_merges(known: Known, library: str) -> None:
     assert torch.allclose(backbone(images).sequence[0], trained, atol=BOUND)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("library", ["timm", "transformers"])
 @pytest.mark.parametrize("known", [LINGBOT[0], TIPSV2[0]], ids=name_of)
 def test_everything_that_is_trainable_gets_a_gradient(known: Known, library: str) -> None:
@@ -215,6 +221,7 @@ def tips_file(known: Known) -> dict[str, Tensor]:
     return file | {"text_encoder.ln_final.weight": torch.zeros(3), "temperature": torch.ones(1)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("known", in_tier([TIPSV2[0], TIPSV2[2], TIPSV2[3]]))
 def test_tipsv2_is_read_from_its_publishers_file(known: Known, tmp_path: Path) -> None:
     save_file(tips_file(known), tmp_path / "w.safetensors")
@@ -225,6 +232,7 @@ def test_tipsv2_is_read_from_its_publishers_file(known: Known, tmp_path: Path) -
     assert difference <= BOUND
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("known", in_tier([TIPSV2[0], TIPSV2[3]]))
 def test_tipsv2_is_read_as_transformers_saves_it(known: Known, tmp_path: Path) -> None:
     source = shallow(known, seed=7)
@@ -234,6 +242,7 @@ def test_tipsv2_is_read_as_transformers_saves_it(known: Known, tmp_path: Path) -
     assert gap(wrap_backbone(model), wrap_backbone(source), (5, 7)) <= BOUND
 
 
+@pytest.mark.slow
 def test_tipsv2_is_read_from_the_arrays_of_the_tips_repository(tmp_path: Path) -> None:
     known = TIPSV2[0]
     source = wrap_backbone(shallow(known, seed=7))
@@ -273,6 +282,7 @@ CHANGES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("change", "message"), CHANGES)
 def test_a_changed_tensor_of_tipsv2_is_named(
     change: Callable[[dict[str, Tensor], str], None], message: str, tmp_path: Path
@@ -319,6 +329,7 @@ def test_missing_biases_of_lingbot_are_not_explained_by_dinov3s_two_architecture
     assert "qkvb" not in str(raised.value)
 
 
+@pytest.mark.slow
 def test_the_folder_of_lingbots_file_gives_its_licence(tmp_path: Path) -> None:
     source = load_backbone("vit_small_patch16_lingbot", pretrained=False, seed=3)
     folder = tmp_path / "lingbot-vision-vit-small"
@@ -330,6 +341,7 @@ def test_the_folder_of_lingbots_file_gives_its_licence(tmp_path: Path) -> None:
         load_backbone("dinov3_vits16", checkpoint=folder / "model.pt")
 
 
+@pytest.mark.slow
 def test_a_file_of_a_shape_of_two_families_is_named_as_both(tmp_path: Path) -> None:
     state = shallow(LINGBOT[0]).state_dict()
     for block in range(2, 12):

@@ -184,6 +184,7 @@ ProgramFolder(Path(sys.argv[1])).write(NAME, RECORD, PROGRAM)
 """
 
 
+@pytest.mark.slow
 @only_posix
 def test_a_killed_writer_leaves_no_program_and_what_it_left_is_cleared(
     folder: ProgramFolder,
@@ -205,6 +206,7 @@ def write_often(path: Path, letter: bytes) -> None:
         folder.write(NAME, RECORD, letter * 100_000)
 
 
+@pytest.mark.slow
 def test_two_processes_that_write_one_program_never_tear_it(folder: ProgramFolder) -> None:
     folder.write(NAME, RECORD, b"a" * 100_000)
     context = multiprocessing.get_context("spawn")
@@ -252,6 +254,7 @@ def test_the_processor_is_named() -> None:
     assert processor()["machine"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not openvino.is_installed(), reason="the extra [fast] is not installed")
 def test_a_program_from_a_file_gives_the_same_tokens_to_the_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -275,6 +278,7 @@ def test_a_program_from_a_file_gives_the_same_tokens_to_the_bit(
     assert path.stat().st_size >= len(content) - 200
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not openvino.is_installed(), reason="the extra [fast] is not installed")
 def test_a_program_that_openvino_cannot_read_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -87,6 +87,7 @@ def test_published_frequencies_are_those_of_timm_to_the_last_bit(name: str) -> N
     assert rotary.changed_buffers(model) == {}
 
 
+@pytest.mark.slow
 def test_the_model_of_transformers_has_none_that_changed() -> None:
     backbone = load_backbone("dinov3_vits16", source="transformers", pretrained=False)
     model: Any = backbone.adapter.model

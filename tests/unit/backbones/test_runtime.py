@@ -30,7 +30,10 @@ from dinoneck.backbones.runtime import (
 
 # looked for without an import, which would report it
 is_missing = importlib.util.find_spec("openvino") is None
-pytestmark = pytest.mark.skipif(is_missing, reason="the extra [fast] is not installed")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(is_missing, reason="the extra [fast] is not installed"),
+]
 SIZE = (32, 48)
 
 
@@ -425,7 +428,6 @@ assert {"openvino", "onnxruntime"} <= {*sys.modules}
 """
 
 
-@pytest.mark.slow
 def test_doctor_imports_all_packages_without_a_report(tmp_path: Path) -> None:
     home = run_with_empty_home(DOCTOR, tmp_path)
     assert [path for path in home.rglob("*") if path.is_file()] == []

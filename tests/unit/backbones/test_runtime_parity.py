@@ -20,6 +20,8 @@ from dinoneck.backbones.known import KNOWN, Known
 from dinoneck.backbones.runtime import TokenDifference
 from dinoneck.published.detectors import DETECTORS
 
+pytestmark = pytest.mark.slow
+
 # looked for without an import, which would report it
 is_missing = importlib.util.find_spec("openvino") is None
 needs_openvino = pytest.mark.skipif(is_missing, reason="the extra [fast] is not installed")

@@ -261,6 +261,7 @@ def test_a_plain_file_logs_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixt
     assert not caplog.records
 
 
+@pytest.mark.slow
 def test_a_teacher_of_the_dinov2_repository_gives_the_tokens_of_the_model(tmp_path: Path) -> None:
     source = load_backbone(REG, pretrained=False, seed=7)
     teacher = under("backbone.", official_dinov2(source, chunks=True))
@@ -270,6 +271,7 @@ def test_a_teacher_of_the_dinov2_repository_gives_the_tokens_of_the_model(tmp_pa
     assert torch.allclose(loaded(IMAGE).sequence[0], expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled:UserWarning")
 def test_a_converted_dcp_folder_of_dinov3_gives_the_tokens_of_the_model(tmp_path: Path) -> None:
     source = load_backbone(PLUS, pretrained=False, seed=7)
@@ -300,6 +302,7 @@ SHAPES: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("architecture", "name", "options"), SHAPES.values(), ids=SHAPES.keys())
 def test_a_model_is_built_in_the_shape_that_it_was_pretrained_in(
     architecture: str, name: str, options: dict[str, Any], tmp_path: Path
@@ -341,6 +344,7 @@ def test_an_own_number_of_registers_may_be_that_of_another_family(
     assert shape.timm_options(name, "w.pth").get("reg_tokens") == expected
 
 
+@pytest.mark.slow
 def test_queries_biases_are_taken_along_under_metas_name(tmp_path: Path) -> None:
     source = load_backbone("vit_small_patch16_dinov3_qkvb", pretrained=False, seed=3)
     state = official_dinov3(source)
@@ -352,6 +356,7 @@ def test_queries_biases_are_taken_along_under_metas_name(tmp_path: Path) -> None
     assert torch.equal(loaded(images).sequence[0], source(images).sequence[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file_of", "asked", "size"),
     [
@@ -374,6 +379,7 @@ def test_a_file_of_another_vit_is_named_as_that(
     assert f"load it as '{file_of}'" in str(refused.value)
 
 
+@pytest.mark.slow
 def test_the_size_counts_before_the_biases(tmp_path: Path) -> None:
     state = official_dinov3(load_backbone("vit_small_patch16_dinov3_qkvb", pretrained=False))
     path = saved(tmp_path, state)
@@ -381,6 +387,7 @@ def test_the_size_counts_before_the_biases(tmp_path: Path) -> None:
         load_backbone("vit_base_patch16_dinov3", checkpoint=path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunks", [True, False])
 def test_chunks_of_blocks_count_as_blocks(chunks: bool) -> None:
     source = load_backbone("dinov2_vits14", pretrained=False)
@@ -426,6 +433,7 @@ def test_dicts_that_hold_each_other_end(tmp_path: Path) -> None:
     assert is_seed(read_vit(path), seed=1)
 
 
+@pytest.mark.slow
 def test_a_fine_tuned_timm_classifier_gives_the_tokens_of_its_vit(tmp_path: Path) -> None:
     torch.manual_seed(0)
     classifier = timm.create_model("vit_small_patch14_dinov2", num_classes=7, dynamic_img_size=True)
@@ -459,6 +467,7 @@ def test_a_folder_of_a_fine_tuned_classifier_gives_the_tokens_of_its_vit(
     assert "left out: classifier.bias, classifier.weight" in caplog.text
 
 
+@pytest.mark.slow
 def test_what_a_head_file_holds_is_built_in_the_shape_of_the_pretraining(tmp_path: Path) -> None:
     own = timm.create_model(
         "vit_small_patch14_dinov2",

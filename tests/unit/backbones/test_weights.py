@@ -26,6 +26,8 @@ from dinoneck import (
 from dinoneck.backbones import weight_hashes
 from dinoneck.backbones.weight_hashes import differs
 
+pytestmark = pytest.mark.slow
+
 State = dict[str, torch.Tensor]
 
 

@@ -273,6 +273,7 @@ def test_no_string_of_a_header_writes_into_the_page(meta: dict[str, Any], evil: 
     check_outside_of_code(model_card(many).split("\n---\n", 1)[1])
 
 
+@pytest.mark.slow
 def test_a_card_is_made_without_torch(tmp_path: Path) -> None:
     """It is derived from the header: a web server that shows it needs no torch."""
     file = kit.saved_head(tmp_path / "head.safetensors")

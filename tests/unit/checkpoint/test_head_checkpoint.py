@@ -325,6 +325,7 @@ def head() -> HeadCheckpoint:
     return HeadCheckpoint.from_module(PatchMeanHead(8, [Task("total", unit="g")], hidden_dim=4))
 
 
+@pytest.mark.slow
 def test_any_changed_bit_is_refused(tmp_path: Path) -> None:
     """Every 7th bit of a small file."""
     HeadCheckpoint.from_module(PatchMeanMLP(2, 1, 1)).save(tmp_path / "h")

@@ -604,6 +604,7 @@ def test_a_wrapper_of_a_head_is_named_with_what_to_save(tmp_path: Path, wrap: An
     assert predicted(tmp_path / "h") == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_predictor_goes_on_when_the_lora_weights_of_its_backbone_are_merged(
     tmp_path: Path,
 ) -> None:

@@ -97,6 +97,7 @@ def test_a_head_without_a_backbone_warns_and_is_saved(tmp_path: Path) -> None:
     assert (tmp_path / "h.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_save_pretrained_follows_the_same_rule(tmp_path: Path) -> None:
     backbone = load_backbone("dinoneck_tiny")
     train_blocks(backbone)

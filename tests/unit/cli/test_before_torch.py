@@ -12,6 +12,8 @@ from tests.kit import head, saved_head, write_images
 from dinoneck import Task
 from dinoneck.tasks import Interval
 
+pytestmark = pytest.mark.slow
+
 # runs each command line of stdin in one process; prints codes, output, and which of these are imported
 PROGRAM = """
 import contextlib, io, json, sys

@@ -70,6 +70,7 @@ def seen_from(*lines: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.slow
 def test_nothing_heavy_is_imported_before_it_is_needed(tmp_path: Path) -> None:
     from dinoneck.cli.main import VERBS
 
@@ -249,6 +250,7 @@ class Terminal(io.StringIO):
         return True
 
 
+@pytest.mark.slow
 def test_bars_are_for_terminals_and_lines_for_logs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -348,6 +350,7 @@ class MyHead(dinoneck.PatchMeanHead):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["file", "module"])
 def test_heads_of_a_user_are_registered_by_import(by: str, tmp_path: Path) -> None:
     (tmp_path / "my_heads.py").write_text(OWN_HEAD)
@@ -364,6 +367,7 @@ def test_heads_of_a_user_are_registered_by_import(by: str, tmp_path: Path) -> No
     assert re.search(r"^  \S+ +my_heads:MyHead$", done.stdout, re.MULTILINE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [
@@ -463,6 +467,7 @@ def test_an_argument_that_is_named_as_an_option_is_said_to_stand_alone(tmp_path:
     assert "Did you mean" not in ran.err
 
 
+@pytest.mark.slow
 def test_a_head_of_an_unknown_type_is_said_to_need_an_import(tmp_path: Path) -> None:
     file = tmp_path / "own.safetensors"
     (tmp_path / "far_heads.py").write_text(OWN_HEAD.replace("MyHead", "FarHead"))

@@ -145,6 +145,7 @@ def predicted(place: Path, *options: object, heads: Path | None = None) -> list[
     return [float(row["mass"]) for row in rows_of(place / "out.csv")]
 
 
+@pytest.mark.slow
 def test_options_reach_the_predictor_and_pictures_change_no_value(place: Path) -> None:
     images, heads = sorted((place / "images").iterdir()), place / "heads"
 
@@ -277,6 +278,7 @@ def test_heads_without_maps_are_refused_with_the_first_images(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["h.safetensors", "images"]
 
 
+@pytest.mark.slow
 def test_maps_of_images_are_dropped_when_they_are_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -374,6 +376,7 @@ def test_folders_of_pictures_keep_what_they_hold(tmp_path: Path) -> None:
         assert picture.width == 1200
 
 
+@pytest.mark.slow
 def test_pictures_show_known_values(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     texts: list[str] = []
     monkeypatch.setattr(

@@ -63,6 +63,7 @@ def test_the_variable_is_checked_like_the_flag(
     assert not (tmp_path / "store").exists()
 
 
+@pytest.mark.slow
 @needs_openvino
 def test_extract_records_the_runtime_and_the_precision(tmp_path: Path) -> None:
     kit.write_images(tmp_path / "images", ["a.png"])
@@ -81,6 +82,7 @@ def test_extract_records_the_runtime_and_the_precision(tmp_path: Path) -> None:
     assert records["half"]["dtype"] == "bfloat16"
 
 
+@pytest.mark.slow
 @needs_openvino
 @pytest.mark.usefixtures("shared_programs")
 def test_predict_and_evaluate_give_with_openvino_what_they_give_with_torch(tmp_path: Path) -> None:
@@ -146,6 +148,7 @@ def a_detector(path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 @needs_openvino
 def test_a_detector_takes_the_runtime_and_not_the_precision(tmp_path: Path) -> None:
     paths = kit.write_images(tmp_path / "images", ["a.png"])

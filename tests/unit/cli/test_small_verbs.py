@@ -282,6 +282,7 @@ def in_bfloat16(tmp_path: Path) -> Path:
     return saved_head(tmp_path / "h.safetensors", backbone=backbone)
 
 
+@pytest.mark.slow
 def test_a_head_in_bfloat16_is_exported_in_float32_on_demand(
     in_bfloat16: Path, tmp_path: Path
 ) -> None:

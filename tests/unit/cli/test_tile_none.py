@@ -45,6 +45,7 @@ def objects_of(predictor: Any, image: Any) -> Any:
     return coco_objects(row["plant"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["mask", "panoptic"])
 def test_predict_takes_the_tiles_of_the_training_or_none(kind: str, tmp_path: Path) -> None:
     pytest.importorskip("pycocotools", reason="masks need pycocotools, the extra [masks]")
@@ -225,6 +226,7 @@ def test_a_head_without_tiles_shares_no_pass_with_one_of_tiles(tmp_path: Path) -
     assert tilings == [Tiling(SIZE, 12), None]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:this model takes")
 def test_an_exported_head_of_tiles_takes_whole_images_and_says_so(tmp_path: Path) -> None:
     head = head_on_tiles(tmp_path)

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 from tests import kit
-from tests.unit.detection import test_panoptic, test_train_instances
+from tests.unit.detection import test_train_instances
+from tests.unit.detection.test_panoptic import write_scenes
 from tests.unit.inference.test_image_resolution import head_of
 
 from dinoneck import MaskHead, Predictor, Task
@@ -63,6 +64,7 @@ def sure_head(names: tuple[str, ...], **things: Any) -> MaskHead:
     return head.eval()
 
 
+@pytest.mark.slow
 def test_evaluate_scores_the_instances_of_tiles(tmp_path: Path) -> None:
     truth = test_train_instances.scenes(tmp_path / "scenes", 3)
     module = sure_head(("disc", "square"))
@@ -81,15 +83,18 @@ def test_evaluate_scores_the_instances_of_tiles(tmp_path: Path) -> None:
 
 
 def test_evaluate_scores_the_segments_of_tiles(tmp_path: Path) -> None:
-    folder, truth = test_panoptic.scenes(tmp_path / "scenes", 3)
-    module = sure_head(test_panoptic.NAMES, things=test_panoptic.NAMES[:2])
+    files = write_scenes(tmp_path / "scenes", 3)
+    module = sure_head(("disc", "square", "soil"), things=("disc", "square"))
     head = kit.saved_head(tmp_path / "h.safetensors", module, TILE)
-    words = ("evaluate", truth.parent, "--heads", head, "--truth", folder, truth, "--json")
+    images = files.file.parent
+    truth = [files.folder, files.file]
 
-    result = kit.cli(*words, "--tile", "32x48")
+    result = kit.cli(
+        "evaluate", images, "--heads", head, "--truth", *truth, "--json", "--tile", "32x48"
+    )
 
     assert result.code == 0, result.err
-    expected = evaluate_masks(Predictor(head, tile=TILE), [folder, truth])
+    expected = evaluate_masks(Predictor(head, tile=TILE), truth)
     [scores] = result.json["segments"].values()
     assert scores["PQ"] == pytest.approx(expected["PQ"], abs=1e-6)
     assert scores["count_error"] == pytest.approx(expected["count_error"], abs=1e-6)

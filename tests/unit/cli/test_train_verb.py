@@ -191,6 +191,7 @@ KINDS = [  # flags, what is shown, and a score of one target
 MASKS = ("--images images --labels masks --classes soil crop weed", "", "segmentation", "mean_iou")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "shown", "target", "score"), [*KINDS, pytest.param(*MASKS, marks=pytest.mark.slow)]
 )
@@ -255,6 +256,7 @@ def table(tmp_path: Path) -> Path:
     return tmp_path / "t.csv"
 
 
+@pytest.mark.slow
 def test_from_a_table_to_predictions(table: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     words = ["train", "--csv", table, "--targets", "green", *TINY, "--out", run]

@@ -56,6 +56,7 @@ def entry(page: str, term: str) -> str:
     return found[1]
 
 
+@pytest.mark.slow
 def test_a_report_of_a_folder_of_heads(heads: Path, images: Path, tmp_path: Path) -> None:
     out = tmp_path / "report.html"
     assert cli("viz", "report", heads, images, "--out", out, "--tta", "flip4").code == 0
@@ -70,6 +71,7 @@ def test_a_report_of_a_folder_of_heads(heads: Path, images: Path, tmp_path: Path
     assert f"{torch.__version__}"[:4] in entry(page, "versions")
 
 
+@pytest.mark.slow
 def test_bad_images_are_listed_and_strict_reports_them_by_the_exit_code(
     heads: Path, images: Path, tmp_path: Path
 ) -> None:
@@ -223,6 +225,7 @@ def cover_head(tiny: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Path
     return file
 
 
+@pytest.mark.slow
 def test_a_report_of_known_masks_has_their_shares_and_draws_them(
     cover_head: Path, images: Path, masks: Path, tmp_path: Path
 ) -> None:
@@ -247,6 +250,7 @@ def mass_and_cover_head(tiny: Backbone, tmp_path_factory: pytest.TempPathFactory
     return file
 
 
+@pytest.mark.slow
 def test_a_report_takes_a_table_and_a_folder_of_masks(
     mass_and_cover_head: Path, images: Path, masks: Path, tmp_path: Path
 ) -> None:

@@ -53,6 +53,7 @@ def crowns_in(classes: np.ndarray) -> int:
     return count
 
 
+@pytest.mark.slow
 def test_the_number_of_trees_is_the_number_of_crowns_where_none_touch() -> None:
     """Crowns may touch, so there are as many areas as trees or fewer, and often as many."""
     samples = [Grove(seed=0).sample(index) for index in range(8)]
@@ -72,6 +73,7 @@ def test_crowns_are_greener_than_the_ground() -> None:
     assert (green / red)[is_tree].mean() > 1.5 * (green / red)[~is_tree].mean()
 
 
+@pytest.mark.slow
 def test_the_number_of_trees_does_not_follow_from_their_cover() -> None:
     """100 pairs that are independent have a correlation below 0.26 in 99 of 100 cases."""
     samples = [Grove(seed=0, size=(64, 128)).sample(index) for index in range(100)]
@@ -84,6 +86,7 @@ def test_the_number_of_trees_does_not_follow_from_their_cover() -> None:
     assert max(cover) > 2 * min(cover)
 
 
+@pytest.mark.slow
 def test_images_of_a_site_share_their_light() -> None:
     means = [Grove(seed=0).sample(index).image.mean() for index in range(8 * IMAGES_PER_SITE)]
     by_site = np.reshape(means, (8, IMAGES_PER_SITE))

@@ -831,6 +831,7 @@ def test_nodata_for_another_number_of_bands_is_refused(tmp_path: Path) -> None:
         pixels(DenseLabels(), file)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of Pillow
 def test_damaged_tiffs_are_refused_and_never_end_otherwise(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -16,6 +16,8 @@ from dinoneck import DetectionHead, STAPyramid, load_backbone
 from dinoneck.detection import Detector, train_detector
 from dinoneck.detection.head import loss_counts
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("pycocotools", reason="needs dinoneck[detection]")
 
 SIZE = (64, 96)

@@ -368,6 +368,7 @@ def tiled_config(boxes: Path, **groups: dict[str, Any]) -> TrainDetectorConfig:
     return config_of(boxes, data=data, **groups)
 
 
+@pytest.mark.slow
 def test_the_reported_scores_are_those_of_evaluate_with_tiles(
     mosaics: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -395,6 +396,7 @@ def test_the_reported_scores_are_those_of_evaluate_with_tiles(
     assert "Images are cut into tiles of 96x128 px, as in the training" in out
 
 
+@pytest.mark.slow
 def test_a_killed_run_on_tiles_goes_on_to_the_same_file(
     mosaics: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -411,6 +413,7 @@ def test_a_killed_run_on_tiles_goes_on_to_the_same_file(
     assert contents(tmp_path / "cut")[name] == contents(tmp_path / "whole")[name]
 
 
+@pytest.mark.slow
 def test_images_are_held_out_and_not_tiles(mosaics: Path, tmp_path: Path) -> None:
     data = {"val_boxes": None}
     config = tiled_config(mosaics, data=data, folds={"count": 2})
@@ -423,6 +426,7 @@ def test_images_are_held_out_and_not_tiles(mosaics: Path, tmp_path: Path) -> Non
     assert len(trainer.val_images) == 1 and len(paths) == 2
 
 
+@pytest.mark.slow
 def test_a_training_without_tiles_keeps_the_longest_box(mosaics: Path, tmp_path: Path) -> None:
     report = train_detector(config_of(mosaics), tmp_path)
 
@@ -459,6 +463,7 @@ def test_a_tile_smaller_than_a_patch_is_refused(mosaics: Path, tmp_path: Path) -
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_tile_that_cuts_no_image_is_named(
     mosaics: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -467,6 +472,7 @@ def test_a_tile_that_cuts_no_image_is_named(
     assert "tile is 256x256 (height x width), and no training image is larger" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_tile_too_small_for_the_longest_box_is_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -383,6 +383,7 @@ def test_the_verb_predicts_by_thresholds_unless_a_score_is_stated(
     assert len(stated) == len(every["names"])
 
 
+@pytest.mark.slow
 def test_a_training_keeps_the_thresholds_of_its_best_epoch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -409,6 +410,7 @@ def test_a_training_keeps_the_thresholds_of_its_best_epoch(
     )
 
 
+@pytest.mark.slow
 def test_a_report_shows_boxes_from_the_threshold_of_their_class(tmp_path: Path) -> None:
     boxes = coloured_boxes.write(tmp_path / "images")
     detector = detector_of("fcos")

@@ -47,6 +47,7 @@ def alike(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> bool:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind", ["fcos", *(pytest.param(kind, marks=pytest.mark.slow) for kind in OTHERS)]
 )
@@ -76,6 +77,7 @@ def test_a_file_gives_the_same_boxes_with_the_backbone_as_it_was_trained(
     assert (tmp_path / "e.safetensors").read_bytes() == (tmp_path / "d.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_losses_are_finite_with_an_empty_image_and_reach_neck_and_detector(kind: str) -> None:
     detector = detector_of(kind, STAPyramid(64, 32)).train()
@@ -136,6 +138,7 @@ def test_faster_rcnn_keeps_its_background_label(monkeypatch: pytest.MonkeyPatch)
     assert seen[0][0]["labels"].tolist() == [2]
 
 
+@pytest.mark.slow
 def test_predictions_are_in_the_pixels_of_each_image(tmp_path: Path) -> None:
     """Prepared as in training, inside the image, the surest first; above a threshold."""
     detector, file = detector_of("dfine"), coloured_boxes.write(tmp_path / "images")
@@ -210,6 +213,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_predict_writes_the_boxes_of_the_detector(folder: Path) -> None:
     arguments = [
         "predict",
@@ -245,6 +249,7 @@ def test_predict_writes_the_boxes_of_the_detector(folder: Path) -> None:
     assert kept == [box for box in result["predictions"] if box["score"] > middle]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 def test_a_pushed_detector_gives_the_same_boxes(
     folder: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch

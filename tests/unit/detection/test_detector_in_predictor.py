@@ -82,6 +82,7 @@ def assert_equal(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> N
                 assert prediction[key] == value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [BOXES, MASKS])
 def test_three_roads_to_a_published_detector_give_the_same(
     folders: dict[str, Path], images: Path, name: str
@@ -104,6 +105,7 @@ def test_three_roads_to_a_published_detector_give_the_same(
     assert_equal([predictor.one(picture)], Detector.load(name, weights=weights).predict(picture))
 
 
+@pytest.mark.slow
 def test_a_folder_of_the_name_does_not_hide_a_published_detector_beside_its_weights(
     folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,6 +129,7 @@ def load_name_of_init(name: str) -> object:
     return open_init(TrainDetectorConfig(data=BoxesDataConfig(boxes="-"), init=name))
 
 
+@pytest.mark.slow
 def test_the_file_of_a_detector_is_predicted_with_as_a_name_is(
     detector_file: Path, images: Path
 ) -> None:
@@ -157,6 +160,7 @@ def test_batches_have_the_size_that_is_asked_for(
     assert sizes == [2, 1]
 
 
+@pytest.mark.slow
 def test_it_says_what_it_is(detector_file: Path, folders: dict[str, Path]) -> None:
     predictor = Predictor(detector_file, bits=12)
     assert repr(predictor) == "Predictor(detector of 2 labels; backbone='dinoneck_tiny')"

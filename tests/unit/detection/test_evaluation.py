@@ -165,6 +165,7 @@ def noisy(data: BoxImages, seed: int) -> Predictions:
     return found
 
 
+@pytest.mark.slow
 def test_real_boxes_score_as_pycocotools_does_from_files(tmp_path: Path) -> None:
     file = DATA / "blood_cells" / "val.json"
     if not file.is_file():

@@ -40,6 +40,8 @@ from dinoneck.published.detectors import coco_classes
 from dinoneck.training import DetectorRecipe, TrainDetectorConfig, engine, param_groups
 from dinoneck.training.config import config_of as config_of_values
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("pycocotools", reason="needs dinoneck[detection]")
 
 VIT = "model.model.backbone.backbone."
@@ -346,7 +348,6 @@ def test_a_frozen_vit_keeps_its_bits_and_the_file_is_an_ordinary_detector(
     assert torch.equal(first["scores"], second["scores"])
 
 
-@pytest.mark.slow
 def test_the_loss_falls(folder: Path, boxes: Path, tmp_path: Path) -> None:
     config = config_of(boxes, folder, optim={"epochs": 12, "lr": 3e-4})
 
@@ -528,7 +529,6 @@ def test_layer_decay_slows_the_early_blocks(folder: Path, boxes: Path) -> None:
     assert scales <= without_decay
 
 
-@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_file(
     folder: Path, boxes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -617,7 +617,6 @@ def test_images_are_stretched_as_the_detector_does(boxes: Path) -> None:
 # masks
 
 
-@pytest.mark.slow
 def test_objects_train_a_detector_of_masks(
     mask_folder: Path, objects: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -649,7 +648,6 @@ def test_objects_train_a_detector_of_masks(
     assert "held-out masks" in capsys.readouterr().out
 
 
-@pytest.mark.slow
 def test_objects_train_a_detector_of_masks_on_tiles(
     mask_folder: Path, objects: Path, tmp_path: Path
 ) -> None:

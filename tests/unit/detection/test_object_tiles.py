@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tests import kit
-from tests.unit.detection import test_panoptic
+from tests.unit.detection.test_panoptic import Segment, write_panoptic
 from tests.unit.detection.test_train_instances import COLOURS, stop_in_first_fold, written
 
 from dinoneck import ConfigError, DataError, HeadCheckpoint, Predictor
@@ -166,10 +166,9 @@ def test_stuff_is_cut_without_a_least_share(tmp_path: Path) -> None:
     ids = np.full(SIZE, 1, np.int64)
     ids[0:10, 14:33] = 2  # a thing, of which the right tile shows 1 of 19 columns
     ids[20:30, 0:33] = 3  # stuff, of which it shows 1 of 33
-    folder, file = test_panoptic.written(
-        tmp_path / "s", [ids], [[(1, 4, False), (2, 9, False), (3, 2, False)]]
-    )
-    images = PanopticImages(file, folder)
+    segments = [Segment(1, 4), Segment(2, 9), Segment(3, 2)]
+    files = write_panoptic(tmp_path / "s", [ids], [segments])
+    images = PanopticImages(files.file, files.folder)
     thing = images.classes.index("square")
     stuff = images.classes.index("soil")
 
@@ -224,10 +223,10 @@ def panoptic_mosaics(folder: Path, count: int) -> dict[str, str | list[str]]:
             picture[top : top + 16, left : left + 16] = COLOURS[number % 2]
         maps.append(ids)
         pictures.append(picture)
-        things = [(2 + number, 4 if number % 2 else 9, False) for number in range(8)]
-        segments.append([(1, 2, False), *things])
-    png, file = test_panoptic.written(folder, maps, segments, pictures)
-    return {"panoptic": [str(png), str(file)]}
+        things = [Segment(2 + number, 4 if number % 2 else 9) for number in range(8)]
+        segments.append([Segment(1, 2), *things])
+    files = write_panoptic(folder, maps, segments, pictures)
+    return {"panoptic": [str(files.folder), str(files.file)]}
 
 
 def config_of(data: dict[str, Any], head: dict[str, Any], **groups: Any) -> TrainInstancesConfig:
@@ -254,6 +253,7 @@ PYRAMID = {"type": "dpt_neck", "out_channels": 16}
 MASK = {"type": "mask", "num_blocks": 1, "dim": 32}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "head"),
     [
@@ -299,6 +299,7 @@ def test_held_out_images_are_predicted_whole_as_a_predictor_does(
         assert expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tile", "overlap", "recorded"),
     [
@@ -329,6 +330,7 @@ def test_the_file_records_the_tile_that_was_shown(
     assert record.get("overlap") == overlap
 
 
+@pytest.mark.slow
 def test_the_tile_of_the_training_can_be_turned_off(tmp_path: Path) -> None:
     data = {"instances": str(mosaics(tmp_path / "s", 2))}
     train_instances(config_of(data, MASK, folds={"count": 1}), tmp_path / "run")
@@ -343,6 +345,7 @@ def test_the_tile_of_the_training_can_be_turned_off(tmp_path: Path) -> None:
     assert (overlapping.tile, overlapping.overlap) == (TILE, 30)
 
 
+@pytest.mark.slow
 def test_a_run_on_tiles_continues_to_the_same_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -357,6 +360,7 @@ def test_a_run_on_tiles_continues_to_the_same_file(
     assert HeadCheckpoint.load(tmp_path / "run" / "head.safetensors").meta["digest"] == expected
 
 
+@pytest.mark.slow
 def test_queries_are_counted_by_the_objects_of_tiles(tmp_path: Path) -> None:
     images = BoxImages(mosaics(tmp_path / "s", 1), masks=True)
     config = config_of({"instances": "objects.json"}, {**MASK, "num_queries": 6})
@@ -370,6 +374,7 @@ def test_queries_are_counted_by_the_objects_of_tiles(tmp_path: Path) -> None:
         objects.with_object_defaults(config.changed(head={**MASK, "num_queries": 1}), tiles)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tile", "size"),
     [
@@ -388,6 +393,7 @@ def test_the_size_is_that_of_the_largest_tile(
     assert objects.with_object_defaults(config, tiles).data.size == size
 
 
+@pytest.mark.slow
 def test_heads_are_built_for_the_grid_of_tiles_and_not_of_images(tmp_path: Path) -> None:
     file = mosaics(tmp_path / "s", 2)
     data = {"instances": str(file), "tile": 48, "size": 48, "resize": "keep"}
@@ -401,6 +407,7 @@ def test_heads_are_built_for_the_grid_of_tiles_and_not_of_images(tmp_path: Path)
     assert trainer.problem.targets["objects"].shape == (2 * 2 * 3, 12, 12)
 
 
+@pytest.mark.slow
 def test_a_tile_that_the_size_would_crop_is_refused(tmp_path: Path) -> None:
     data = {"instances": str(mosaics(tmp_path / "s", 2)), "size": 64, "resize": "crop"}
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,119 +20,272 @@ from dinoneck.inference import coco_objects
 
 pytest.importorskip("pycocotools", reason="masks need pycocotools, the extra [masks]")
 # pycocotools with NumPy 2
-NAMES = ("disc", "square", "soil")  # of the categories 4, 9 and 2; the last one is stuff
-Segment = tuple[int, int, bool]  # id in the PNG, category, whether it is a crowd region
+CATEGORIES = {4: "disc", 9: "square", 2: "soil"}
+STUFF = 2
+IDS_IN_STEPS = 70000  # so that an id fills three colours of a PNG file
 Array = np.ndarray[Any, Any]
 
 
-def written(
+@dataclass(frozen=True)
+class Segment:
+    """One entry of ``segments_info``: the id of its pixels, its category, whether it is a crowd region."""
+
+    id: int
+    category: int
+    is_crowd: bool = False
+
+
+@dataclass(frozen=True)
+class PanopticFiles:
+    """The folder of the PNG files with ids, and the COCO file."""
+
+    folder: Path
+    file: Path
+
+
+def colours_of(ids: Array) -> Array:
+    """Ids as COCO writes them: red, then green and blue for the larger ones."""
+    return np.stack([ids % 256, ids // 256 % 256, ids // 256**2], axis=-1).astype(np.uint8)
+
+
+def write_panoptic(
     folder: Path,
     maps: list[Array],
     segments: list[list[Segment]],
     pictures: list[Array] | None = None,
-) -> Any:
-    """Write images, their PNG files and their COCO file; return the folder of the PNG files and the COCO file."""
+) -> PanopticFiles:
+    """Write images (black ones, if none are given), their PNG files and their COCO file."""
     (folder / "png").mkdir(parents=True)
-    images, entries = [], []
-    for i, (ids, own) in enumerate(zip(maps, segments, strict=True)):
-        picture = np.zeros((*ids.shape, 3), np.uint8) if pictures is None else pictures[i]
-        Image.fromarray(picture).save(folder / f"{i}.png")
-        colours = np.stack([ids % 256, ids // 256 % 256, ids // 256**2], axis=-1).astype(np.uint8)
-        Image.fromarray(colours).save(folder / "png" / f"s{i}.png")
+    images = []
+    annotations = []
+    for number, ids in enumerate(maps):
+        height, width = ids.shape
+        picture = np.zeros((height, width, 3), np.uint8)
+        if pictures is not None:
+            picture = pictures[number]
+        image_id = number + 5
+        Image.fromarray(picture).save(folder / f"{number}.png")
+        Image.fromarray(colours_of(ids)).save(folder / "png" / f"s{number}.png")
         images.append(
-            {"id": i + 5, "file_name": f"{i}.png", "height": ids.shape[0], "width": ids.shape[1]}
+            {"id": image_id, "file_name": f"{number}.png", "height": height, "width": width}
         )
-        listed = [{"id": a, "category_id": b, "iscrowd": int(c)} for a, b, c in own]
-        entries.append({"image_id": i + 5, "file_name": f"s{i}.png", "segments_info": listed})
-    names = [
-        {"id": number, "name": name, "isthing": int(name != "soil")}
-        for number, name in zip((4, 9, 2), NAMES, strict=True)
-    ]
-    file = folder / "segments.json"
-    file.write_text(
-        json.dumps({"images": images, "annotations": entries[::-1], "categories": names})
-    )
-    return folder / "png", file
-
-
-def random_case(
-    rng: np.random.Generator,
-) -> tuple[Array, list[Segment], Array, list[tuple[int, int]]]:
-    """Ids of known and of predicted pixels, and the segments of both; 0 = unknown, or nothing predicted."""
-    truth = np.kron(rng.integers(0, 7, (3, 4)), np.ones((6, 6), np.int64)) * 70000
-    own, ids = list[Segment](), [int(a) for a in np.unique(truth) if a]
-    for a in ids:  # an image has one segment of stuff at most
-        kinds = [4, 9] if any(category == 2 for _, category, _ in own) else [4, 9, 2, 2, 2]
-        own.append((a, int(rng.choice(kinds)), bool(rng.random() < 0.25)))
-    category = {a: b for a, b, _ in own}
-    noise = np.kron(rng.integers(0, 7, (6, 8)), np.ones((3, 3), np.int64)) * 70000
-    shifted = np.roll(truth, int(rng.integers(1, 4)), 1)
-    found = np.where(rng.random(truth.shape) < 0.15, 0, np.where(shifted == 0, noise, shifted))
-    pairs = [
-        (int(a), category.get(int(a), 4) if rng.random() < 0.7 else int(rng.choice([4, 9, 2])))
-        for a in np.unique(found)
-        if a
-    ]
-    return truth, own, found, pairs
-
-
-def plain(cases: list[Any]) -> dict[int, tuple[float, int, int, int]]:
-    """Sum of IoU, pairs, wrong and missed segments by category, by the definition on sets of pixels."""
-    sums = {category: [0.0, 0, 0, 0] for category in (4, 9, 2)}
-    for truth, own, found, pairs in cases:
-        places = [*itertools.product(*map(range, truth.shape))]
-        void = {p for p in places if truth[p] == 0}
-        known = {a: {p for p in places if truth[p] == a} for a, _, _ in own}
-        predicted = {a: {p for p in places if found[p] == a} for a, _ in pairs}
-        taken = set()
-        for (a, category, crowd), (b, other) in itertools.product(own, pairs):
-            both = known[a] & predicted[b]
-            iou = len(both) / len(known[a] | (predicted[b] - void))
-            if not crowd and category == other and iou > 0.5:
-                sums[category][0] += iou
-                sums[category][1] += 1
-                taken |= {("known", a), ("predicted", b)}
-        for b, other in pairs:
-            crowds = set().union(
-                *(known[a] for a, category, crowd in own if crowd and category == other)
+        listed = []
+        for segment in segments[number]:
+            listed.append(
+                {
+                    "id": segment.id,
+                    "category_id": segment.category,
+                    "iscrowd": int(segment.is_crowd),
+                }
             )
-            is_ignored = len(predicted[b] & (void | crowds)) / len(predicted[b]) > 0.5
-            sums[other][2] += ("predicted", b) not in taken and not is_ignored
-        for a, category, crowd in own:
-            sums[category][3] += not crowd and ("known", a) not in taken
-    return {category: tuple(own) for category, own in sums.items()}  # type: ignore[misc]
+        annotations.append(
+            {"image_id": image_id, "file_name": f"s{number}.png", "segments_info": listed}
+        )
+    categories = []
+    for category, name in CATEGORIES.items():
+        categories.append({"id": category, "name": name, "isthing": int(category != STUFF)})
+    content = {"images": images, "annotations": annotations[::-1], "categories": categories}
+    file = folder / "segments.json"
+    file.write_text(json.dumps(content))
+    return PanopticFiles(folder=folder / "png", file=file)
+
+
+# Panoptic quality, by its definition on sets of pixels
+
+
+@dataclass(frozen=True)
+class DrawnImage:
+    """Ids of known and of predicted pixels, and the segments of both; 0 = unknown, or nothing predicted."""
+
+    truth: Array
+    known: list[Segment]
+    found: Array
+    predicted: list[Segment]
+
+
+def drawn_blocks(rng: np.random.Generator, rows: int, cols: int, side: int) -> Array:
+    """Ids in square blocks."""
+    numbers = rng.integers(0, 7, (rows, cols))
+    return np.kron(numbers, np.ones((side, side), np.int64)) * IDS_IN_STEPS
+
+
+def ids_in(ids: Array) -> list[int]:
+    return [int(number) for number in np.unique(ids) if number]
+
+
+def draw_image(rng: np.random.Generator) -> DrawnImage:
+    """Random segments, and predictions that are them a little to the side, with gaps and noise."""
+    truth = drawn_blocks(rng, 3, 4, side=6)
+    known: list[Segment] = []
+    for number in ids_in(truth):
+        has_stuff = any(segment.category == STUFF for segment in known)
+        choices = [4, 9] if has_stuff else [4, 9, 2, 2, 2]  # one segment of stuff at most
+        category = int(rng.choice(choices))
+        known.append(Segment(number, category, is_crowd=bool(rng.random() < 0.25)))
+    category_of = {segment.id: segment.category for segment in known}
+    noise = drawn_blocks(rng, 6, 8, side=3)
+    shifted = np.roll(truth, int(rng.integers(1, 4)), 1)
+    is_gap = rng.random(truth.shape) < 0.15
+    found = np.where(is_gap, 0, np.where(shifted == 0, noise, shifted))
+    predicted = []
+    for number in ids_in(found):
+        is_right = rng.random() < 0.7
+        category = category_of.get(number, 4) if is_right else int(rng.choice([4, 9, 2]))
+        predicted.append(Segment(number, category))
+    return DrawnImage(truth=truth, known=known, found=found, predicted=predicted)
+
+
+@dataclass
+class Matches:
+    """What is counted of a category: the IoU of its pairs in all, pairs, wrong and missed segments."""
+
+    iou: float = 0.0
+    pairs: int = 0
+    wrong: int = 0
+    missed: int = 0
+
+    @property
+    def quality(self) -> float:
+        return self.iou / (self.pairs + self.wrong / 2 + self.missed / 2)
+
+    @property
+    def scores(self) -> dict[str, float]:
+        return {
+            "PQ": self.quality,
+            "SQ": self.iou / self.pairs,
+            "RQ": self.quality * self.pairs / self.iou,
+        }
+
+
+Places = set[tuple[int, int]]
+
+
+def places_of(ids: Array, number: int) -> Places:
+    """The pixels of a segment."""
+    rows, cols = np.nonzero(ids == number)
+    return set(zip(rows.tolist(), cols.tolist(), strict=True))
+
+
+def count_image(image: DrawnImage, matches: dict[int, Matches]) -> None:
+    """Add the segments of an image to the counts of their categories."""
+    void = places_of(image.truth, 0)
+    known = {segment.id: places_of(image.truth, segment.id) for segment in image.known}
+    predicted = {segment.id: places_of(image.found, segment.id) for segment in image.predicted}
+    matched_known = set()
+    matched_predicted = set()
+    for truth in image.known:
+        for found in image.predicted:
+            both = known[truth.id] & predicted[found.id]
+            union = known[truth.id] | (predicted[found.id] - void)
+            iou = len(both) / len(union)
+            if not truth.is_crowd and truth.category == found.category and iou > 0.5:
+                matches[truth.category].iou += iou
+                matches[truth.category].pairs += 1
+                matched_known.add(truth.id)
+                matched_predicted.add(found.id)
+    for found in image.predicted:
+        ignored = set(void)
+        for truth in image.known:
+            if truth.is_crowd and truth.category == found.category:
+                ignored |= known[truth.id]
+        pixels = predicted[found.id]
+        is_ignored = len(pixels & ignored) / len(pixels) > 0.5
+        if found.id not in matched_predicted and not is_ignored:
+            matches[found.category].wrong += 1
+    for truth in image.known:
+        if truth.id not in matched_known and not truth.is_crowd:
+            matches[truth.category].missed += 1
 
 
 def objects_of(
-    found: Array, pairs: list[tuple[int, int]], labels: dict[int, int]
+    found: Array, predicted: list[Segment], labels: dict[int, int]
 ) -> list[dict[str, Any]]:
-    rows = [{"id": a, "category_id": labels[b], "isthing": b != 2, "score": 0.9} for a, b in pairs]
+    rows = []
+    for segment in predicted:
+        rows.append(
+            {
+                "id": segment.id,
+                "category_id": labels[segment.category],
+                "isthing": segment.category != STUFF,
+                "score": 0.9,
+            }
+        )
     return coco_objects((found, rows))
 
 
-def test_panoptic_quality_is_its_definition(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    for number, classes in enumerate([None, ("soil", "disc", "square")] * 2):
-        cases = [random_case(rng) for _ in range(10)]
-        folder, file = written(
-            tmp_path / str(number), [case[0] for case in cases], [case[1] for case in cases]
-        )
-        data = PanopticImages(file, folder, classes=classes)
-        labels = {category: label for label, category in enumerate(data.category_ids)}
-        found = score_segments(
-            data, {i + 5: objects_of(*case[2:], labels) for i, case in enumerate(cases)}
-        )
-        sums, quality = plain(cases), {}
-        for name, category in zip(NAMES, (4, 9, 2), strict=True):
-            iou, pairs, wrong, missed = sums[category]
-            assert pairs and wrong + missed, "the case tries everything"
-            quality[name] = iou / (pairs + wrong / 2 + missed / 2)
-            own = found["per_class"][name]
-            expected = {"PQ": quality[name], "SQ": iou / pairs, "RQ": quality[name] * pairs / iou}
-            assert own == pytest.approx(expected)
-        assert found["PQ"] == pytest.approx(np.mean([*quality.values()]))
-        assert found["PQ_things"] == pytest.approx((quality["disc"] + quality["square"]) / 2)
-        assert found["PQ_stuff"] == pytest.approx(quality["soil"])
+@dataclass
+class ScoredImages:
+    """The scores of ten drawn images, and their counts by the definition."""
+
+    scores: dict[str, Any]
+    matches: dict[str, Matches]  # by the name of the category
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param((0, None), id="classes of the file"),
+        pytest.param((1, ("soil", "disc", "square")), id="classes in another order"),
+        pytest.param((2, None), id="other images"),
+        pytest.param((3, ("soil", "disc", "square")), id="other images in another order"),
+    ],
+)
+def scored_images(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> ScoredImages:
+    seed, classes = request.param
+    rng = np.random.default_rng(seed)
+    images = [draw_image(rng) for _ in range(10)]
+    files = write_panoptic(
+        tmp_path_factory.mktemp("scored"),
+        [image.truth for image in images],
+        [image.known for image in images],
+    )
+    data = PanopticImages(files.file, files.folder, classes=classes)
+    labels = {category: label for label, category in enumerate(data.category_ids)}
+    matches = {category: Matches() for category in CATEGORIES}
+    predictions = {}
+    for number, image in enumerate(images):
+        count_image(image, matches)
+        predictions[number + 5] = objects_of(image.found, image.predicted, labels)
+    return ScoredImages(
+        scores=score_segments(data, predictions),
+        matches={CATEGORIES[category]: counts for category, counts in matches.items()},
+    )
+
+
+@pytest.mark.parametrize("name", CATEGORIES.values())
+def test_the_drawn_images_try_everything(name: str, scored_images: ScoredImages) -> None:
+    matches = scored_images.matches[name]
+
+    assert matches.pairs > 0
+    assert matches.wrong + matches.missed > 0
+
+
+@pytest.mark.parametrize("name", CATEGORIES.values())
+def test_panoptic_quality_is_its_definition(name: str, scored_images: ScoredImages) -> None:
+    scores = scored_images.scores["per_class"][name]
+
+    assert scores == pytest.approx(scored_images.matches[name].scores)
+
+
+@pytest.mark.parametrize(
+    ("score", "names"),
+    [
+        pytest.param("PQ", ["disc", "square", "soil"], id="all"),
+        pytest.param("PQ_things", ["disc", "square"], id="things"),
+        pytest.param("PQ_stuff", ["soil"], id="stuff"),
+    ],
+)
+def test_panoptic_quality_of_several_classes_is_their_mean(
+    score: str, names: list[str], scored_images: ScoredImages
+) -> None:
+    qualities = [scored_images.matches[name].quality for name in names]
+
+    assert scored_images.scores[score] == pytest.approx(np.mean(qualities))
+
+
+# One image, and what its segments score
 
 
 def in_blocks(values: list[list[int]]) -> Array:
@@ -145,23 +298,26 @@ CODES = in_blocks([[2000, 2001, -1], [1000, 1000, -2000]])  # category, number; 
 
 
 @pytest.fixture
-def panoptic_files(tmp_path: Path) -> tuple[Path, Path]:
-    """The folder of the PNG files, and the COCO file."""
-    segments = [(1, 4, False), (2, 4, False), (3, 2, False), (4, 4, True)]
-    folder, file = written(tmp_path / "a", [IDS], [segments])
-    return folder, file
+def panoptic_files(tmp_path: Path) -> PanopticFiles:
+    segments = [
+        Segment(1, 4),
+        Segment(2, 4),
+        Segment(3, 2),
+        Segment(4, 4, is_crowd=True),
+    ]
+    return write_panoptic(tmp_path / "a", [IDS], [segments])
 
 
 @pytest.fixture
-def panoptic_images(panoptic_files: tuple[Path, Path]) -> PanopticImages:
-    folder, file = panoptic_files
-    return PanopticImages(file, folder)
+def panoptic_images(panoptic_files: PanopticFiles) -> PanopticImages:
+    return PanopticImages(panoptic_files.file, panoptic_files.folder)
 
 
 @pytest.fixture
 def true_segments() -> list[dict[str, Any]]:
     """All segments, with one more disc in the crowd region."""
-    return objects_of(IDS, [(1, 4), (2, 4), (3, 2), (4, 4)], {2: 0, 4: 1})
+    segments = [Segment(1, 4), Segment(2, 4), Segment(3, 2), Segment(4, 4)]
+    return objects_of(IDS, segments, labels={2: 0, 4: 1})
 
 
 def test_classes_are_sorted_and_stuff_is_known(panoptic_images: PanopticImages) -> None:
@@ -179,10 +335,10 @@ def test_pixels_hold_the_class_and_the_number_of_their_object(
     assert np.array_equal(panoptic_images.pixels(0), CODES)
 
 
-def test_pixels_of_other_classes_are_unknown(panoptic_files: tuple[Path, Path]) -> None:
-    folder, file = panoptic_files
+def test_pixels_of_other_classes_are_unknown(panoptic_files: PanopticFiles) -> None:
+    soil = PanopticImages(panoptic_files.file, panoptic_files.folder, classes=["soil"])
 
-    pixels = PanopticImages(file, folder, classes=["soil"]).pixels(0)
+    pixels = soil.pixels(0)
 
     assert np.array_equal(pixels, np.where(CODES == 1000, 1000, -1))
 
@@ -225,81 +381,151 @@ def test_segments_of_an_unknown_image_are_refused(
         score_segments(panoptic_images, {99: true_segments})
 
 
-def trained(
-    folder: Path, count: int, blocks: str, *flags: object
-) -> tuple[Path, tuple[Path, Path]]:
-    """Train on scenes; return the folder of the run, and that of the PNG files with the COCO file."""
-    segments, file = scenes(folder / "s", count)
-    words: list[object] = [
-        "train",
-        "--panoptic",
-        segments,
-        file,
-        "--images",
-        file.parent,
-        "--out",
-        folder / "run",
-    ]
-    words += ["--backbone", "dinoneck_tiny", "--layers", *"1245", "--head", blocks, *flags]
-    assert cli(*words).code == 0
-    return folder / "run", (segments, file)
+# Runs
 
 
-def scenes(folder: Path, count: int) -> Any:
-    """Red discs and blue squares on soil; an edge of every image is unknown."""
-    rng, maps, listed, pictures = np.random.default_rng(0), [], [], []
-    y, x = np.mgrid[:64, :96]
-    for i in range(count):
-        ids, own = np.full((64, 96), 300), [(300, 2, False)]
-        picture = rng.integers(90, 130, (64, 96, 3), dtype=np.uint8)
-        for k in range(1 + i % 2):
-            square, cx, cy, r = (
-                bool(rng.integers(2)),
-                24 + 48 * k,
-                int(rng.integers(20, 44)),
-                int(rng.integers(10, 16)),
-            )
-            inside = (
-                np.maximum(abs(x - cx), abs(y - cy)) < r
-                if square
-                else (x - cx) ** 2 + (y - cy) ** 2 < r * r
-            )
-            ids[inside], picture[inside] = 70000 + k, (40, 60, 220) if square else (220, 40, 40)
-            own.append((70000 + k, 9 if square else 4, False))
+@dataclass
+class PanopticRun:
+    """A training on scenes of red discs and blue squares on soil."""
+
+    folder: Path
+    truth: PanopticFiles
+
+    @property
+    def scores(self) -> dict[str, Any]:
+        """Those that the training reports."""
+        report = json.loads((self.folder / "report.json").read_text())
+        return report["segments"]["head"]
+
+    def evaluate(self) -> dict[str, Any]:
+        truth = (self.truth.folder, self.truth.file)
+        return evaluate(self.folder, None, truth)["segments"]["head"]
+
+
+def train_on_scenes(folder: Path, count: int, blocks: str, *flags: object) -> PanopticRun:
+    truth = write_scenes(folder / "s", count)
+    words: list[object] = ["train", "--panoptic", truth.folder, truth.file]
+    words += ["--images", truth.file.parent, "--out", folder / "run"]
+    words += ["--backbone", "dinoneck_tiny", "--layers", 1, 2, 4, 5, "--head", blocks, *flags]
+    ran = cli(*words)
+    assert ran.code == 0, ran.err
+    return PanopticRun(folder=folder / "run", truth=truth)
+
+
+HEIGHT, WIDTH = 64, 96
+SOIL_ID = 300
+RED = (220, 40, 40)
+BLUE = (40, 60, 220)
+
+
+def write_scenes(folder: Path, count: int) -> PanopticFiles:
+    """One or two red discs and blue squares on soil; an edge of every image is unknown."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    maps = []
+    segments = []
+    pictures = []
+    for number in range(count):
+        ids = np.full((HEIGHT, WIDTH), SOIL_ID)
+        of_image = [Segment(SOIL_ID, STUFF)]
+        picture = rng.integers(90, 130, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+        for place in range(1 + number % 2):
+            is_square = bool(rng.integers(2))
+            centre_x = 24 + 48 * place
+            centre_y = int(rng.integers(20, 44))
+            radius = int(rng.integers(10, 16))
+            if is_square:
+                inside = np.maximum(abs(x - centre_x), abs(y - centre_y)) < radius
+            else:
+                inside = (x - centre_x) ** 2 + (y - centre_y) ** 2 < radius**2
+            ids[inside] = IDS_IN_STEPS + place
+            picture[inside] = BLUE if is_square else RED
+            of_image.append(Segment(IDS_IN_STEPS + place, 9 if is_square else 4))
         ids[:, 94:] = 0
-        maps.append(ids), listed.append(own), pictures.append(picture)
-    return written(folder, maps, listed, pictures)
+        maps.append(ids)
+        segments.append(of_image)
+        pictures.append(picture)
+    return write_panoptic(folder, maps, segments, pictures)
 
 
-def test_a_run_is_scored_by_panoptic_quality_and_evaluate_gives_the_same(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def short_run(tmp_path_factory: pytest.TempPathFactory) -> PanopticRun:
     flags = ("--folds", 2, "--epochs", 2, "--batch-size", 2, "--lr", 3e-3)
-    run, (folder, file) = trained(tmp_path, 4, "{num_blocks: 1, dim: 32}", *flags)
-    scores = json.loads((run / "report.json").read_text())["segments"]["head"]
-    assert scores["images"] == 4 and 0.3 <= scores["min_score"] <= 0.9
-    meta = HeadCheckpoint.load(run).meta
-    [task], head = meta["tasks"], meta["config"]
-    assert (task["kind"], task["things"], task["minimum"]) == (
-        "panoptic",
-        ["disc", "square"],
-        scores["min_score"],
-    )
-    assert head["num_queries"] == 20, "the fewest"
-    counts = {row["image"]: int(float(row["objects"])) for row in rows_of(run / "out_of_fold.csv")}
-    assert counts == {f"{i}.png": 1 + i % 2 for i in range(4)}
-    found = evaluate(run, None, (folder, file))["segments"]["head"]
-    assert found.keys() == scores.keys() - {"min_score"}
-    shown = cli(
-        "evaluate", file.parent, "--heads", run, "--truth", folder, file, "--at-least", "PQ=1.1"
-    )
-    assert shown.code == 1 and "segments" in shown.out and "PQ is" in shown.out
-    for truth in (file, (folder, file, file)):
-        with pytest.raises(DataError, match="segments.json"):
-            evaluate(run, file.parent, truth)
+    folder = tmp_path_factory.mktemp("short")
+    return train_on_scenes(folder, 4, "{num_blocks: 1, dim: 32}", *flags)
+
+
+@pytest.mark.slow
+def test_a_run_chooses_the_least_score_of_segments(short_run: PanopticRun) -> None:
+    assert short_run.scores["images"] == 4
+    assert 0.3 <= short_run.scores["min_score"] <= 0.9
+
+
+@pytest.mark.slow
+def test_the_task_of_a_run_holds_things_and_the_least_score(short_run: PanopticRun) -> None:
+    [task] = HeadCheckpoint.load(short_run.folder).meta["tasks"]
+
+    assert task["kind"] == "panoptic"
+    assert task["things"] == ["disc", "square"]
+    assert task["minimum"] == short_run.scores["min_score"]
+
+
+@pytest.mark.slow
+def test_a_run_on_few_objects_has_the_fewest_queries(short_run: PanopticRun) -> None:
+    config = HeadCheckpoint.load(short_run.folder).meta["config"]
+
+    assert config["num_queries"] == 20
+
+
+@pytest.mark.slow
+def test_the_table_of_a_run_counts_objects(short_run: PanopticRun) -> None:
+    counts = {}
+    for row in rows_of(short_run.folder / "out_of_fold.csv"):
+        counts[row["image"]] = float(row["objects"])
+
+    assert counts == {"0.png": 1, "1.png": 2, "2.png": 1, "3.png": 2}
+
+
+@pytest.mark.slow
+def test_evaluate_scores_a_run_by_panoptic_quality(short_run: PanopticRun) -> None:
+    assert short_run.evaluate().keys() == short_run.scores.keys() - {"min_score"}
+
+
+@pytest.mark.slow
+def test_the_command_fails_below_a_panoptic_quality(short_run: PanopticRun) -> None:
+    truth = short_run.truth
+    words = ["--heads", short_run.folder, "--truth", truth.folder, truth.file]
+
+    ran = cli("evaluate", truth.file.parent, *words, "--at-least", "PQ=1.1")
+
+    assert ran.code == 1
+    assert "segments" in ran.out
+    assert "PQ is" in ran.out
+
+
+@pytest.mark.slow
+def test_a_truth_without_png_files_is_refused(short_run: PanopticRun) -> None:
+    file = short_run.truth.file
+
+    with pytest.raises(DataError, match="segments.json"):
+        evaluate(short_run.folder, file.parent, file)
+
+
+@pytest.mark.slow
+def test_a_truth_of_three_paths_is_refused(short_run: PanopticRun) -> None:
+    file = short_run.truth.file
+
+    with pytest.raises(DataError, match="segments.json"):
+        evaluate(short_run.folder, file.parent, (short_run.truth.folder, file, file))
 
 
 @pytest.mark.slow
 def test_six_scenes_are_learned_in_150_steps(tmp_path: Path) -> None:
     flags = ("--folds", 1, "--epochs", 150, "--batch-size", 6, "--lr", 2e-3, "--seed", 0)
-    run, truth = trained(tmp_path, 6, "{num_blocks: 3, dim: 64}", *flags)
-    scores = evaluate(run, None, truth)["segments"]["head"]
-    assert scores["PQ"] > 0.85 and scores["RQ"] == 1.0 and scores["count_error"] == 0.0
+    run = train_on_scenes(tmp_path, 6, "{num_blocks: 3, dim: 64}", *flags)
+
+    scores = run.evaluate()
+
+    assert scores["PQ"] > 0.85
+    assert scores["RQ"] == 1.0
+    assert scores["count_error"] == 0.0

@@ -94,6 +94,7 @@ class Reader(nn.Module):
         return F.grid_sample(maps, points, align_corners=False)
 
 
+@pytest.mark.slow
 def test_a_program_reads_by_gathers_and_torch_itself_does_not() -> None:
     inputs = (torch.randn(2, 3, 4, 5), torch.rand(2, 6, 1, 2) * 2 - 1)
     program = torch.export.export(Reader(), inputs, strict=False)

@@ -212,6 +212,7 @@ def test_the_runtime_auto_gives_the_bits_of_transformers_where_it_computes_in_to
     assert expected.runtime_backbone is None
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not openvino.is_installed(), reason="the extra [fast] is not installed")
 @pytest.mark.parametrize(
     ("name", "sides_of_windows"),
@@ -253,6 +254,7 @@ def test_openvino_gives_the_boxes_of_torch(
     assert same(again, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not openvino.is_installed(), reason="the extra [fast] is not installed")
 @pytest.mark.parametrize("num_windows", [1, 2])
 def test_the_gain_is_measured_with_the_windows_that_a_block_gets(
@@ -389,6 +391,7 @@ def test_rows_are_listed_by_task() -> None:
     assert row.licence_source.startswith("https://github.com/roboflow/")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [BOXES, MASKS])
 def test_a_saved_detector_predicts_the_same_bits(
     folders: dict[str, Path], tmp_path: Path, name: str
@@ -414,6 +417,7 @@ def test_a_saved_detector_predicts_the_same_bits(
     assert checkpoint.meta["extra"] == published.meta["extra"]
 
 
+@pytest.mark.slow
 def test_the_file_alone_and_the_names_of_the_publisher_are_read(
     folders: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -622,6 +626,7 @@ def test_it_is_served(folders: dict[str, Path], name: str) -> None:
     json.dumps(answer)
 
 
+@pytest.mark.slow
 def test_the_command_line_predicts_boxes_and_masks(
     folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -681,6 +686,7 @@ def refused(name: str, weights: Path) -> str:
     return str(error.value)
 
 
+@pytest.mark.slow
 def test_other_files_are_refused(folders: dict[str, Path], tmp_path: Path) -> None:
     state = load_file(folders[BOXES] / "model.safetensors")
     whole = (folders[BOXES] / "model.safetensors").read_bytes()
@@ -715,6 +721,7 @@ def test_other_files_are_refused(folders: dict[str, Path], tmp_path: Path) -> No
     assert "holds" in refused(BOXES, folders[MASKS] / "model.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [BOXES, MASKS])
 def test_a_refusal_has_the_names_of_the_file(
     folders: dict[str, Path], tmp_path: Path, name: str
@@ -754,6 +761,7 @@ def test_a_weight_of_other_values_is_refused_with_the_name_of_the_file(
     assert re.search(reason, message)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
 def test_it_computes_in_float32_whatever_the_file_stores(
     folders: dict[str, Path], tmp_path: Path, dtype: torch.dtype
@@ -781,6 +789,7 @@ CHANGES_OF_CONFIG = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES_OF_CONFIG)
 def test_what_changes_no_architecture_is_read(
     folders: dict[str, Path], tmp_path: Path, change: str
@@ -793,6 +802,7 @@ def test_what_changes_no_architecture_is_read(
     assert load_published(BOXES, weights=tmp_path).meta["digest"] == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -867,6 +877,7 @@ def test_commands_refuse_options_before_anything_is_fetched(
 
 
 # the Hub client's own way of uploading
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 @pytest.mark.parametrize("name", [BOXES, MASKS])
 def test_it_is_pushed_and_read_from_the_hub(

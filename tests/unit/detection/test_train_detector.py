@@ -26,6 +26,8 @@ from dinoneck.detection import Detector, evaluate_boxes, train_detector, trainin
 from dinoneck.detection.training import build_detector
 from dinoneck.training import TrainDetectorConfig, engine, folder
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("pycocotools", reason="needs dinoneck[detection]")
 
 SCORES = ("AP", "AP50", "AP75")
@@ -272,7 +274,6 @@ def test_the_neck_of_a_detr_has_the_channels_and_the_scales_of_its_encoder(
     assert detector.head.model.config.encoder_layers == 2
 
 
-@pytest.mark.slow
 def test_a_killed_run_whose_steps_have_parts_goes_on_to_the_same_file(
     boxes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -429,7 +430,6 @@ FCOS = {"epochs": 150, "lr": 1e-3, "backbone_lr": 1e-3, "clip_norm": 5.0}
 DFINE = {"epochs": 160, "lr": 2e-3, "backbone_lr": 2e-3, "clip_norm": 0.1}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("detector", "recipe", "size"),
     [
@@ -482,7 +482,6 @@ def test_the_file_holds_the_weights_of_the_epoch_with_the_best_precision(
     assert report["untrained"]["AP"] == 0.9
 
 
-@pytest.mark.slow
 def test_two_processes_score_all_held_out_images_together(boxes: Path, tmp_path: Path) -> None:
     alone = train_detector(config_of(boxes), tmp_path / "alone")
     command = [

@@ -30,6 +30,8 @@ from dinoneck.training import (
     run,
 )
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("pycocotools", reason="masks need pycocotools, the extra [masks]")
 # pycocotools with NumPy 2
 HEIGHT, WIDTH = 96, 128
@@ -378,7 +380,6 @@ def easy_scenes(folder: Path, count: int) -> Path:
     return written(folder, pictures, shapes, {1: "red", 2: "blue"})
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
     ("head", "epochs", "lr", "least"),

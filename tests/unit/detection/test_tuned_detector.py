@@ -49,6 +49,7 @@ def state_of(backbone: Backbone) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in backbone.state_dict().items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["before the detector is made", "after it"])
 @pytest.mark.parametrize("is_frozen", [True, False], ids=["frozen again", "trainable"])
 @pytest.mark.parametrize("name", CHANGES)

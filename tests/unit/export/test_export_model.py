@@ -36,6 +36,8 @@ from dinoneck import (
 from dinoneck.data import Preprocessing
 from dinoneck.export import Exported, export_head, export_model, onnx_file, program
 
+pytestmark = pytest.mark.slow
+
 MASS = Task(
     "mass",
     unit="g",
@@ -284,7 +286,6 @@ def test_a_size_that_is_asked_for_replaces_that_of_the_file(
     assert done.parity.tried == [[1, 32, 48], [3, 32, 48]]
 
 
-@pytest.mark.slow
 def test_lora_weights_travel_into_the_model(tmp_path: Path) -> None:
     tuned = load_backbone("dinoneck_tiny", layers=[0]).add_lora(rank=2)
     with torch.no_grad():
@@ -353,7 +354,6 @@ def half(head_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     return export_model(head_file, tmp_path_factory.mktemp("half") / "model.onnx", half=True)
 
 
-@pytest.mark.slow
 def test_a_half_model_computes_products_alone_in_float16(half: Exported, done: Exported) -> None:
     """Softmax, norms, rotary positions and original units are computed in float32; weights take half the bytes."""
     onnx = pytest.importorskip("onnx")
@@ -377,7 +377,6 @@ def test_a_half_model_computes_products_alone_in_float16(half: Exported, done: E
     )
 
 
-@pytest.mark.slow
 def test_a_half_model_is_compared_and_predicts_what_the_predictor_does(
     half: Exported, head_file: Path
 ) -> None:

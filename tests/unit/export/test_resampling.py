@@ -75,6 +75,7 @@ class Positions(nn.Module):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("mode", RESAMPLE)
 def test_free_sizes_are_resampled_alike_in_both_runtimes(

@@ -182,11 +182,13 @@ def compare_map(found: Any, cells: Any, name: str, case: Case, differences: Diff
         differences.compare(found, cells, is_stored=case.is_stored, where=where)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", drawn.CHOSEN)
 def test_chosen_predictions_are_those_of_the_reference(name: str, tmp_path: Path) -> None:
     check(drawn.CHOSEN[name], tmp_path, Differences())
 
 
+@pytest.mark.slow
 @settings(**SETTINGS, max_examples=25)
 @given(case=drawn.cases())
 def test_predictions_are_those_of_the_reference(
@@ -288,6 +290,7 @@ def test_objects_are_those_of_the_canvas_where_it_shows_the_image(
         assert found["scores"] == pytest.approx(expected["scores"], rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", PREPARED)
 @pytest.mark.parametrize("views", ["flip4", "d6"])
 def test_masks_are_shares_of_pixels_in_every_view(

@@ -44,6 +44,7 @@ class Held:
         monkeypatch.setattr(predictor, "predict_prepared", wait)
 
 
+@pytest.mark.slow
 def test_every_thread_gets_its_own_answer(predictor: Predictor) -> None:
     given = images(32)
     alone = [predictor(image, maps="patch")[0] for image in given]

@@ -148,6 +148,7 @@ def reference(outputs: dict[str, Tensor], where: np.ndarray) -> np.ndarray:
     return sums / sums.sum(axis=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case", [{"size": (64, 96)}, {"resize": "pad", "pad_to": "center"}, {"resize": "crop"}]
 )

@@ -78,6 +78,7 @@ def test_the_caller_may_change_a_row() -> None:
     assert prediction.row()["interval"]["plant"][0][1] != 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tasks", "level", "message"),
     [
@@ -169,6 +170,7 @@ def test_a_table_of_heads_without_intervals_stays_as_it_was(tmp_path: Path) -> N
     assert (tmp_path / "p.csv").read_text().splitlines()[0] == "image,mass"
 
 
+@pytest.mark.slow
 def test_an_exported_file_gives_the_intervals_of_its_head(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")

@@ -41,6 +41,7 @@ def gated() -> CLSGatingHead:
 HEADS = {"dense": dense, "masks": masks, "gated": gated}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", HEADS.values(), ids=HEADS.keys())
 @pytest.mark.parametrize("views", ["none", "d6"])
 def test_rows_are_those_of_calling_the_predictor(make: Any, views: Any, tiny: Backbone) -> None:

@@ -57,6 +57,7 @@ def trained_backbone(kind: str) -> Backbone:
     return backbone.freeze()
 
 
+@pytest.mark.slow
 @needs_openvino
 @pytest.mark.parametrize("kind", ["lora", "unfrozen"])
 def test_weights_of_the_file_are_in_the_program(tmp_path: Path, kind: str) -> None:

@@ -154,6 +154,7 @@ def test_a_list_is_one_ensemble_of_alike_heads(tiny: Backbone) -> None:
 # ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tta", ["none", "d6"])
 def test_three_heads_share_one_pass_and_keep_their_numbers(
     tiny: Backbone, images: list[Path], tta: Any
@@ -169,6 +170,7 @@ def test_three_heads_share_one_pass_and_keep_their_numbers(
         assert [task.name for task in predictor.tasks[key]] == [key]
 
 
+@pytest.mark.slow
 def test_heads_that_need_other_images_get_a_pass_of_their_own(
     tiny: Backbone, images: list[Path], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -300,6 +302,7 @@ def stored(folder: Path, images: list[Path], backbone: Backbone, **options: Any)
     return store
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "views", "tta"),
     [("fp16", "none", "none"), ("bf16", "d6", "d6"), ("fp16", "color20", "flip4")],

@@ -84,6 +84,7 @@ def test_images_arrive_as_the_backbone_wants_them(tiny: Backbone) -> None:
     assert seen[0].shape[-1] % 32 == seen[0].shape[-2] % 32 == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("patch", [14, 16])
 @pytest.mark.parametrize("extra_levels", [0, 2])
 def test_anchors_keep_step_with_the_cells(patch: int, extra_levels: int) -> None:

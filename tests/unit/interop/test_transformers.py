@@ -110,6 +110,7 @@ def test_a_new_detector_keeps_backbone_and_neck_as_they_are_made(kind: str, sour
     assert encoder.backbone.record() == backbone.record()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", DETECTORS)
 def test_a_saved_detector_is_the_same_bit_for_bit(kind: str, tmp_path: Path) -> None:
     model = moved(detector(kind))
@@ -145,6 +146,7 @@ def test_a_configuration_survives_json() -> None:
     assert type(transformers.AutoModel.from_config(config)) is DinoneckBackbone
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", DETECTORS)
 def test_an_encoder_can_be_put_into_a_detector_that_exists(kind: str) -> None:
     """The same outputs as with the configuration, once the weights are the same."""
@@ -186,6 +188,7 @@ def upernet() -> tuple[Any, dict[str, Any]]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [mask2former, upernet])
 def test_segmenters_train_and_reload_with_equal_weights_and_outputs(
     build: Any, tmp_path: Path

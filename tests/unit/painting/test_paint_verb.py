@@ -142,6 +142,7 @@ def test_the_page_begins_with_the_strokes(photos: Path, run: Path) -> None:
             assert page.count(text) == 2  # once for each painted photo
 
 
+@pytest.mark.slow
 def test_train_goes_on_from_the_masks(photos: Path, run: Path, tmp_path: Path) -> None:
     words = ("train", "--csv", run / "masks.csv", "--images", photos, "--labels", "mask")
     words += ("--classes", *CLASSES, "--nodata", "255", "--folds", "2", "--epochs", "1")

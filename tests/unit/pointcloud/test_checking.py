@@ -66,6 +66,7 @@ def tree(made: Room, tmp_path: Path) -> Path:
     return tmp_path / "tree"
 
 
+@pytest.mark.slow
 def test_the_real_room_passes_with_right_numbers(tmp_path: Path) -> None:
     code, scene = run(real_room(), tmp_path)
     assert code == 0
@@ -106,6 +107,7 @@ def test_inverse_poses_of_the_real_room_are_named(tmp_path: Path) -> None:
     assert not report["cameras"]["right"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_clouds", [False, True])
 def test_a_drawn_room_passes(tree: Path, tmp_path: Path, with_clouds: bool) -> None:
     words = ["--clouds", str(tmp_path / "clouds")] if with_clouds else []
@@ -114,6 +116,7 @@ def test_a_drawn_room_passes(tree: Path, tmp_path: Path, with_clouds: bool) -> N
     assert len(scene["frames"]) == 6
 
 
+@pytest.mark.slow
 def test_without_data_rooms_are_drawn(tmp_path: Path) -> None:
     code = main(["check", "--out", str(tmp_path), *COARSE, "--frames", "2"])
     [scene] = json.loads((tmp_path / "check.json").read_text())
@@ -213,6 +216,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], None], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_clouds", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_every_mistake_is_found_and_named(
@@ -233,6 +237,7 @@ def test_only_the_frame_with_the_wrong_pose_is_named(tree: Path, tmp_path: Path)
     assert named == {"kitchen/color/2"}
 
 
+@pytest.mark.slow
 def test_features_that_are_not_finite_are_counted(tree: Path, tmp_path: Path) -> None:
     for view in range(6):
         write_map(tmp_path / "features", f"kitchen/color/{view}", torch.rand(5, 6, 8))
@@ -271,6 +276,7 @@ def test_frames_that_cannot_be_read_leave_their_cameras_unchecked(
     assert "1 problem:" in output
 
 
+@pytest.mark.slow
 def test_exchanged_sides_are_said_once(tree: Path, tmp_path: Path) -> None:
     exchanged_principal_point(tree / "2D" / "kitchen")
 
@@ -295,6 +301,7 @@ def test_exchanged_sides_are_named_with_and_without_clouds(
     assert any("pass size=(128, 96)" in problem for problem in scene["problems"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "shift",
     [

@@ -229,6 +229,7 @@ def test_before_its_first_step_every_variant_without_images_is_the_3d_network(
     assert kit.same(dict(again.state_dict()), dict(model.state_dict()))
 
 
+@pytest.mark.slow
 def test_a_run_is_its_seed_and_writes_all_of_it_down(tmp_path: Path) -> None:
     plan, rooms = replace(PLAN, variant="both"), rooms_of(PLAN, images=True)
     one, again = (training.train(plan, rooms, tmp_path / name) for name in "ab")

@@ -160,6 +160,7 @@ def cloud_of(cameras: Cameras, depth: Tensor, view: int) -> Tensor:
     return world[world.isfinite().all(1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reading", READINGS)
 def test_the_reading_is_told_from_a_scan_and_from_the_views_own_depth(
     reading: str, frames: tuple[Cameras, Tensor]
@@ -194,6 +195,7 @@ def test_depth_of_a_noisy_sensor_fits_within_its_own_tolerance(
     assert wide.share > 0.9 * exact.share
 
 
+@pytest.mark.slow
 def test_own_depth_stays_within_its_sample() -> None:
     cameras = rooms.ring(4, SMALL)
     depth, all_of_two = rooms.depth(cameras), 2 * SMALL[0] * SMALL[1]
@@ -231,6 +233,7 @@ def test_cameras_far_above_what_they_see_are_not_taken_for_millimetres() -> None
     assert not check.clear  # the images do not overlap
 
 
+@pytest.mark.slow
 def test_it_says_so_when_nothing_fits_or_nothing_stands_out() -> None:
     cameras, points = rooms.ring(6, SMALL), rooms.surface(5000)
     depth = rooms.depth(cameras)
@@ -268,6 +271,7 @@ def scaled(cameras: Cameras, depth: Tensor, quantity: str, factor: float) -> tup
     return replace(cameras, K=K), depth
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("quantity", "factor", "scan"),
     [("depth", 0.25, True), ("focal length", 0.9, True), ("K", 0.5, False)],
@@ -287,6 +291,7 @@ def test_a_wrong_scale_does_not_fit_and_is_named(
     assert f"{quantity} x {check.factor[1]:.3g}" in str(check)
 
 
+@pytest.mark.slow
 def test_right_scales_fit_and_wrong_positions_do_not(frames: tuple[Cameras, Tensor]) -> None:
     """With and without a scan; positions in millimetres, and depth along the ray."""
     cameras, depth = frames

@@ -22,6 +22,8 @@ from dinoneck.points import (
     adapter_of,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @dataclasses.dataclass
 class Indexed:

@@ -106,6 +106,7 @@ def compare(
     assert near(head(tokens)[name], logits, bound)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "row",
     [

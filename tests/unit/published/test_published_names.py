@@ -57,6 +57,7 @@ def file_backbone(folder: Path, name: str = "dinov2_vits14", pos_embed: str = "o
     return load_backbone(name, checkpoint=folder / "backbone.safetensors", pos_embed=pos_embed)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_other_backbones_are_refused(folder: Path) -> None:
     head = load_published(DEPTH, weights=folder / f"{DEPTH}.pth")
     with pytest.raises(CheckpointError, match="pos_embed"):
@@ -108,6 +109,7 @@ def words_of(folder: Path, name: str) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_the_command_line_writes_metres_and_pictures(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "depth.csv"
     words = [
@@ -188,6 +190,7 @@ def test_it_is_scored_saved_and_pushed(
         assert loaded.meta["extra"]["url"] == table.row_named(DEPTH).url
 
 
+@pytest.mark.slow
 def test_hub_repositories_are_fetched_or_refused_in_one_sentence(
     folder: Path,
     tmp_path: Path,

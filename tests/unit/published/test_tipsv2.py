@@ -46,6 +46,7 @@ def narrow_head(name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, dic
     return head, state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("name", TIPSV2)
 def test_a_narrow_head_gives_the_logits_of_transformers(name: str, dtype: torch.dtype) -> None:

@@ -138,6 +138,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_file_predicts_what_its_heads_predict(
     name: str, model: Path, images: list[Path], tmp_path: Path
@@ -165,6 +166,7 @@ def test_openvino_predicts_the_same(model: Path, images: list[Path], tmp_path: P
         assert_same_row(row, expected)
 
 
+@pytest.mark.slow
 def test_the_command_line_needs_no_torch(model: Path, images: list[Path], tmp_path: Path) -> None:
     recipe = Preprocessing(patch_size=16, size=(80, 96))
     file = changed(model, tmp_path / "m.onnx", preprocess=recipe.record())
@@ -234,6 +236,7 @@ def test_a_runtime_of_files_is_none_of_heads() -> None:
     assert FILE_RUNTIMES == ("onnxruntime", "openvino")
 
 
+@pytest.mark.slow
 def test_a_head_without_its_backbone_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     export_head(

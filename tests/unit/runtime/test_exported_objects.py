@@ -71,6 +71,7 @@ def assert_same_objects(objects: Any, expected: Any) -> None:
     assert (objects["masks"] != expected["masks"]).mean() < 1e-3
 
 
+@pytest.mark.slow
 def test_a_file_gives_the_objects_of_its_head(exported: Path, image: Path) -> None:
     predictor = Predictor(head_named("queries"), kit.backbone(layers=[0]), preprocess=RECIPE)
     expected = predictor.one(image, min_score=0.05)["object"]

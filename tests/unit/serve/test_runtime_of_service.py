@@ -34,6 +34,7 @@ def head_on_one_block(folder: Path) -> Path:
     )
 
 
+@pytest.mark.slow
 @needs_openvino
 def test_openvino_is_compiled_before_the_first_request(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -105,6 +106,7 @@ def test_auto_is_told_of_the_sizes_that_are_fixed_and_tried_at_the_start(
         assert number >= 1_000_000
 
 
+@pytest.mark.slow
 @needs_openvino
 @pytest.mark.parametrize("factor", [0.5, 2.0])
 def test_auto_leaves_the_backbone_to_torch_unless_a_program_is_faster(

@@ -90,6 +90,7 @@ def as_lists(prediction: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_images_of_every_kind_give_the_values_of_a_predictor_in_their_order(
     service: Service, head: Path
 ) -> None:
@@ -322,6 +323,7 @@ def test_an_image_smaller_than_a_patch_is_refused_with_what_a_client_can_do(
     assert not any(word in sentence for word in ("--", "'pad'", "'resize'"))
 
 
+@pytest.mark.slow
 def test_a_head_without_a_size_takes_4096_patches_at_most(free_service: Served) -> None:
     reply = free_service.predict(("large.png", scene("PNG", 1040, 1024)))
     assert (reply.status, reply.json()["code"]) == (413, "too_many_pixels")

@@ -649,6 +649,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_workers_read_the_same(filled: FeatureStore, tmp_path: Path, context: str) -> None:
     run_program(tmp_path, WORKERS_READ, filled.path, context)
@@ -884,6 +885,7 @@ for layer, views in zip(layers, drawn, strict=True):
 """
 
 
+@pytest.mark.slow
 def test_workers_that_are_running_see_the_next_epoch(filled: FeatureStore, tmp_path: Path) -> None:
     """They live on between epochs, and draw its views."""
     run_program(tmp_path, WORKERS_READ_EPOCHS, filled.path)

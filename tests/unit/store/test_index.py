@@ -309,6 +309,7 @@ def test_verify_builds_an_index_with_a_changed_id_again(with_changed_id: Path) -
     assert store.ids == ("0", "1", "2", "3")
 
 
+@pytest.mark.slow
 def test_verify_finds_every_changed_bit_of_a_header(root: Path) -> None:
     shard = shards(root)[2]
     raw = shard.read_bytes()

@@ -377,6 +377,7 @@ def test_a_backbone_that_is_trained_along_gets_the_gradient_of_the_batch(
         assert is_equal.double().mean() > 0.999
 
 
+@pytest.mark.slow
 def test_a_run_in_parts_resumes_bit_for_bit(tmp_path: Path) -> None:
     recipe = Recipe(
         accumulate=2, ema_decay=0.9, ema_start=0.4, mixup_alpha=1.0, mixup_per_sample=True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from dinoneck import HeadEnsemble, LinearHead, TargetTransform, Task, Tokens, lo
 from dinoneck.cli.main import main
 from dinoneck.errors import ConfigError
 from dinoneck.grid import GridSize
+from dinoneck.heads import Head
 from dinoneck.training import MemoryTokens, group_folds, ridge_probe, train
 from dinoneck.training.baselines import ALPHAS, PENALTIES, baseline_head, ridge_path
 from dinoneck.training.comparison import prepare_heads, train_heads
@@ -29,69 +31,161 @@ from dinoneck.training.scores import Split, score_values
 NAMES = ("patch_mean", "linear")
 
 
-def test_heads_are_trained_as_alone_and_compared_pairwise(meadow: Path, tmp_path: Path) -> None:
-    words = (
-        f"train --csv {meadow} --targets soil --backbone dinoneck_tiny --folds 2 --epochs 2 "
-        "--batch-size 4 --heads"
-    )
-    assert main([*words.split(), *NAMES, "--out", str(tmp_path / "all")]) == 0
-    report = json.loads((tmp_path / "all" / "report.json").read_text())
-    tables = []
+def words_of(table: Path, heads: Sequence[str], out: Path, **options: int) -> list[str]:
+    """The words of a short training of several heads for the soil of a table."""
+    words = ["train", "--csv", str(table), "--targets", "soil", "--backbone", "dinoneck_tiny"]
+    for name, value in options.items():
+        words += [f"--{name.replace('_', '-')}", str(value)]
+    return [*words, "--out", str(out), "--heads", *heads]
+
+
+# Heads that are trained next to each other
+
+
+@dataclass
+class ComparedHeads:
+    """A training of two heads in one folder, and one of each of them alone."""
+
+    folder: Path
+    report: dict[str, Any]
+    folders_alone: dict[str, Path]
+    reports_alone: dict[str, dict[str, Any]]
+
+    def table_alone(self, name: str) -> pd.DataFrame:
+        return pd.read_csv(self.folders_alone[name] / "out_of_fold.csv")
+
+
+@pytest.fixture(scope="module")
+def compared(meadow: Path, tmp_path_factory: pytest.TempPathFactory) -> ComparedHeads:
+    folder = tmp_path_factory.mktemp("compared")
+    words = words_of(meadow, NAMES, folder / "all", folds=2, epochs=2, batch_size=4)
+
+    assert main(words) == 0
+    reports_alone = {}
     for name in NAMES:
-        alone = train(a_run(meadow, ["soil"], head={"type": name}), tmp_path / name)
-        assert report["scores"]["soil"][name]["r2"] == alone["scores"]["soil"]["head"]["r2"]
-        assert report["cost"][name]["parameters"] == alone["parameters"]
-        file = "head.safetensors"
-        assert (tmp_path / "all" / name / file).read_bytes() == (
-            tmp_path / name / file
-        ).read_bytes()
-        tables.append(pd.read_csv(tmp_path / name / "out_of_fold.csv"))
-    own = [np.flatnonzero(tables[0]["fold"] == fold) for fold in (0, 1)]
-    split = Split(own, tables[0]["image"].to_list())
-    minus = score_values(
-        tables[0]["soil"], tables[1]["soil (head)"], split, reference=tables[0]["soil (head)"]
+        config = a_run(meadow, ["soil"], head={"type": name})
+        reports_alone[name] = train(config, folder / name)
+
+    return ComparedHeads(
+        folder=folder / "all",
+        report=json.loads((folder / "all" / "report.json").read_text()),
+        folders_alone={name: folder / name for name in NAMES},
+        reports_alone=reports_alone,
     )
-    found = report["scores"]["soil"]["linear"]["head_minus"]["r2"]
-    assert found == pytest.approx(minus["head_minus"]["r2"], abs=1e-4)
-    assert "patch_mean" in report["verdict"]
 
 
-def test_an_interrupted_comparison_goes_on(
-    meadow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_a_compared_head_is_scored_as_alone(name: str, compared: ComparedHeads) -> None:
+    alone = compared.reports_alone[name]["scores"]["soil"]["head"]
+
+    assert compared.report["scores"]["soil"][name]["r2"] == alone["r2"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_a_compared_head_has_the_parameters_that_it_has_alone(
+    name: str, compared: ComparedHeads
 ) -> None:
-    """Its folder has no head of an earlier run; a head that is trained already is kept."""
-    train(a_run(meadow, ["soil"]), tmp_path)
-    words = (
-        f"train --csv {meadow} --targets soil --backbone dinoneck_tiny --epochs 1 --out "
-        f"{tmp_path} --heads"
-    ).split()
-    with monkeypatch.context() as patch:
+    alone = compared.reports_alone[name]["parameters"]
+
+    assert compared.report["cost"][name]["parameters"] == alone
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_the_file_of_a_compared_head_is_that_of_the_head_alone(
+    name: str, compared: ComparedHeads
+) -> None:
+    file = compared.folder / name / "head.safetensors"
+    alone = compared.folders_alone[name] / "head.safetensors"
+
+    assert file.read_bytes() == alone.read_bytes()
+
+
+@pytest.mark.slow
+def test_heads_are_compared_pairwise(compared: ComparedHeads) -> None:
+    first = compared.table_alone("patch_mean")
+    second = compared.table_alone("linear")
+    rows_of_folds = [np.flatnonzero(first["fold"] == fold) for fold in (0, 1)]
+    expected = score_values(
+        first["soil"],
+        second["soil (head)"],
+        Split(rows_of_folds, first["image"].to_list()),
+        reference=first["soil (head)"],
+    )
+
+    difference = compared.report["scores"]["soil"]["linear"]["head_minus"]
+
+    assert difference["r2"] == pytest.approx(expected["head_minus"]["r2"], abs=1e-4)
+
+
+@pytest.mark.slow
+def test_the_verdict_names_a_head(compared: ComparedHeads) -> None:
+    assert "patch_mean" in compared.report["verdict"]
+
+
+@dataclass
+class InterruptedComparison:
+    """A comparison in the folder of an earlier run, which ended in the second head."""
+
+    folder: Path
+    words: list[str]
+    exit_code: int
+    keeps_earlier_head: bool
+
+    @property
+    def first_head(self) -> Path:
+        return self.folder / NAMES[0] / "heads" / "fold-0.safetensors"
+
+
+@pytest.fixture(scope="module")
+def interrupted(meadow: Path, tmp_path_factory: pytest.TempPathFactory) -> InterruptedComparison:
+    folder = tmp_path_factory.mktemp("interrupted")
+    train(a_run(meadow, ["soil"]), folder)
+    assert (folder / "head.safetensors").exists()
+    words = words_of(meadow, NAMES, folder, epochs=1)
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LinearHead, "calibrate", None)
-        assert (
-            main([*words, *NAMES, "--overwrite"]) == 1
-            and not (tmp_path / "head.safetensors").exists()
-        )
-    file = tmp_path / NAMES[0] / "heads" / "fold-0.safetensors"
-    before = file.stat().st_mtime_ns
-    assert main([*words, *NAMES]) == 0 and file.stat().st_mtime_ns == before
+        exit_code = main([*words, "--overwrite"])
+    return InterruptedComparison(
+        folder=folder,
+        words=words,
+        exit_code=exit_code,
+        keeps_earlier_head=(folder / "head.safetensors").exists(),
+    )
+
+
+@pytest.mark.slow
+def test_an_interrupted_comparison_has_no_head_of_an_earlier_run(
+    interrupted: InterruptedComparison,
+) -> None:
+    assert interrupted.exit_code == 1
+    assert not interrupted.keeps_earlier_head
+
+
+@pytest.mark.slow
+def test_an_interrupted_comparison_goes_on_and_keeps_trained_heads(
+    interrupted: InterruptedComparison,
+) -> None:
+    written = interrupted.first_head.stat().st_mtime_ns
+
+    exit_code = main(interrupted.words)
+
+    assert exit_code == 0
+    assert interrupted.first_head.stat().st_mtime_ns == written
 
 
 def test_the_width_is_that_of_each_head(meadow: Path, tmp_path: Path) -> None:
-    words = (
-        f"--csv {meadow} --targets soil --backbone dinoneck_tiny --folds 2 --epochs 1 "
-        "--hidden-dim 8"
-    ).split()
-    assert (
-        main(
-            ["train", *words, "--heads", "patch_mean", "cls_gating", "--out", str(tmp_path / "all")]
-        )
-        == 0
-    )
-    for name in ("patch_mean", "cls_gating"):
-        assert (
-            load_head(tmp_path / "all" / name / "heads" / "fold-0.safetensors").config["hidden_dim"]
-            == 8
-        )
+    names = ["patch_mean", "cls_gating"]
+    words = words_of(meadow, names, tmp_path / "all", folds=2, epochs=1, hidden_dim=8)
+
+    exit_code = main(words)
+
+    assert exit_code == 0
+    for name in names:
+        head = load_head(tmp_path / "all" / name / "heads" / "fold-0.safetensors")
+        assert head.config["hidden_dim"] == 8
 
 
 def test_a_head_without_a_width_leaves_it_out(
@@ -101,37 +195,49 @@ def test_a_head_without_a_width_leaves_it_out(
 
     assert "linear leaves out hidden_dim" in capsys.readouterr().err
     assert trainers["patch_mean"].heads["0"].config["hidden_dim"] == 8
+
+
+def test_a_width_that_no_head_has_is_refused() -> None:
+    heads: list[Any] = [{"type": "linear", "pool": "cls"}, "linear"]
+
     with pytest.raises(ConfigError, match="none of the heads linear, linear has .* 'hidden_dim'"):
-        compared_heads([{"type": "linear", "pool": "cls"}, "linear"], {}, hidden_dim=8)
+        compared_heads(heads, {}, hidden_dim=8)
 
 
-def test_each_head_gets_the_arguments_that_it_has(
+def prepare_three_heads(table: Path, folder: Path) -> dict[str, dict[str, Any]]:
+    """The configs of heads that were prepared with the arguments of the first of them."""
+    arguments = {"type": "fpn", "fpn_dim": 16, "num_levels": 2, "hidden_dim": 24}
+    config = a_run(table, ["soil"], head=arguments)
+    trainers = prepare_heads(config, ["fpn", "patch_mean", "linear"], folder)
+    return {name: trainer.heads["0"].config for name, trainer in trainers.items()}
+
+
+def test_each_head_gets_the_arguments_that_it_has(meadow: Path, tmp_path: Path) -> None:
+    configs = prepare_three_heads(meadow, tmp_path / "run")
+
+    assert configs["fpn"]["fpn_dim"] == 16
+    assert configs["fpn"]["num_levels"] == 2
+    assert configs["patch_mean"]["hidden_dim"] == 24
+
+
+def test_the_arguments_that_a_head_leaves_out_are_named(
     meadow: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    head = {"type": "fpn", "fpn_dim": 16, "num_levels": 2, "hidden_dim": 24}
-    config = a_run(meadow, ["soil"], head=head)
+    prepare_three_heads(meadow, tmp_path / "run")
 
-    trainers = prepare_heads(config, ["fpn", "patch_mean", "linear"], tmp_path / "run")
-
-    built = {name: trainer.heads["0"].config for name, trainer in trainers.items()}
-    assert built["fpn"]["fpn_dim"] == 16
-    assert built["fpn"]["num_levels"] == 2
-    assert built["patch_mean"]["hidden_dim"] == 24
-    lines = capsys.readouterr().err
-    assert "patch_mean leaves out fpn_dim, num_levels\n" in lines
-    assert "linear leaves out fpn_dim, num_levels, hidden_dim\n" in lines
-    assert "fpn leaves" not in lines.replace("leaves out fpn", "")
+    messages = capsys.readouterr().err
+    assert "patch_mean leaves out fpn_dim, num_levels\n" in messages
+    assert "linear leaves out fpn_dim, num_levels, hidden_dim\n" in messages
+    assert "fpn leaves" not in messages.replace("leaves out fpn", "")
 
 
 def test_heads_of_one_type_are_trained_next_to_each_other(meadow: Path, tmp_path: Path) -> None:
-    words = (
-        f"train --csv {meadow} --targets soil --backbone dinoneck_tiny --folds 2 --epochs 1 "
-        "--batch-size 4 --heads"
-    ).split()
     heads = ["{type: patch_mean, hidden_dim: 4}", "patch_mean"]
+    words = words_of(meadow, heads, tmp_path / "all", folds=2, epochs=1, batch_size=4)
 
-    assert main([*words, *heads, "--out", str(tmp_path / "all")]) == 0
+    exit_code = main(words)
 
+    assert exit_code == 0
     narrow = load_head(tmp_path / "all" / "patch_mean-hidden_dim=4" / "head.safetensors")
     assert narrow.config["members"][0]["config"]["hidden_dim"] == 4
     report = json.loads((tmp_path / "all" / "report.json").read_text())
@@ -141,38 +247,63 @@ def test_heads_of_one_type_are_trained_next_to_each_other(meadow: Path, tmp_path
 @pytest.mark.parametrize(
     ("heads", "names"),
     [
-        (["fpn", "linear"], ["fpn", "linear"]),
-        (
+        pytest.param(
+            ["fpn", "linear"],
+            ["fpn", "linear"],
+            id="types",
+        ),
+        pytest.param(
             [{"type": "fpn", "fpn_dim": 8}, "linear", "fpn"],
             ["fpn-fpn_dim=8", "linear", "fpn-fpn_dim=64"],
+            id="what differs",
         ),
-        (
+        pytest.param(
             [{"type": "fpn", "layer_groups": [[0], [1]]}, {"type": "fpn", "fpn_dim": 8}],
             ["fpn-1", "fpn-2"],
+            id="a list",
         ),
-        ([{"type": "linear", "pool": "a/b"}, {"type": "linear"}], ["linear-1", "linear-2"]),
+        pytest.param(
+            [{"type": "linear", "pool": "a/b"}, {"type": "linear"}],
+            ["linear-1", "linear-2"],
+            id="no name of a folder",
+        ),
     ],
-    ids=["types", "what differs", "a list", "no name of a folder"],
 )
 def test_heads_are_named_by_what_they_differ_in(heads: Any, names: list[str]) -> None:
-    compared = compared_heads(heads, {"type": "fpn", "fpn_dim": 64})
-    assert [head.name for head in compared] == names
+    heads_to_compare = compared_heads(heads, {"type": "fpn", "fpn_dim": 64})
+
+    assert [head.name for head in heads_to_compare] == names
 
 
 @pytest.mark.parametrize(
     ("heads", "common", "message"),
     [
-        (["fpn", {"type": "fpn", "fpn_dim": 64}], {"type": "fpn", "fpn_dim": 64}, "each once"),
-        (["fpn", "linear"], {"fpn_dims": 64}, "none of the heads fpn, linear has .* 'fpn_dims'"),
-        ([{"fpn_dim": 64}, "linear"], {}, "names no type"),
+        pytest.param(
+            ["fpn", {"type": "fpn", "fpn_dim": 64}],
+            {"type": "fpn", "fpn_dim": 64},
+            "each once",
+            id="equal",
+        ),
+        pytest.param(
+            ["fpn", "linear"],
+            {"fpn_dims": 64},
+            "none of the heads fpn, linear has .* 'fpn_dims'",
+            id="an argument of none",
+        ),
+        pytest.param(
+            [{"fpn_dim": 64}, "linear"],
+            {},
+            "names no type",
+            id="no type",
+        ),
     ],
-    ids=["equal", "an argument of none", "no type"],
 )
 def test_heads_that_cannot_be_compared(heads: Any, common: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         compared_heads(heads, common)
 
 
+@pytest.mark.slow
 def test_the_learned_weights_of_the_losses_are_those_of_each_head(
     meadow: Path, tmp_path: Path
 ) -> None:
@@ -187,33 +318,64 @@ def test_the_learned_weights_of_the_losses_are_those_of_each_head(
         assert [*of_head] == ["fold-0", "fold-1"]
 
 
-N = 120
+# Folds
 
 
-GROUPS = [f"g{row // 3}" for row in range(N)]
-
-
-CLASSES = ["rare" if row // 3 % 10 == 0 else "common" for row in range(N)]
-
-
-def held_out(folds: Sequence[FoldRows]) -> list[list[int]]:
+def rows_held_out(folds: Sequence[FoldRows]) -> list[list[int]]:
     return [valid.tolist() for _, valid in folds]
 
 
-def test_stratified_folds_share_every_class_and_keep_groups_whole() -> None:
-    for seed in range(5):
-        folds = group_folds(GROUPS, 4, seed, stratify=CLASSES)
-        assert sorted(row for rows in held_out(folds) for row in rows) == list(range(N))
-        for trained, valid in folds:
-            assert not {GROUPS[row] for row in trained} & {GROUPS[row] for row in valid}
-            assert sum(CLASSES[row] == "rare" for row in valid) == 3, "one of four rare groups"
-        assert held_out(folds) == held_out(group_folds(GROUPS, 4, seed, stratify=CLASSES))
-        renamed = [2 if label == "rare" else 9 for label in CLASSES]
-        assert held_out(folds) == held_out(group_folds(GROUPS, 4, seed, stratify=renamed))
+STRATIFIED_ROWS = 120
+GROUPS = [f"g{row // 3}" for row in range(STRATIFIED_ROWS)]
+CLASSES = ["rare" if row // 3 % 10 == 0 else "common" for row in range(STRATIFIED_ROWS)]
+SEEDS = range(5)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_stratified_folds_hold_out_every_row_once(seed: int) -> None:
+    folds = group_folds(GROUPS, 4, seed, stratify=CLASSES)
+
+    held_out = np.concatenate(rows_held_out(folds))
+    assert sorted(held_out) == list(range(STRATIFIED_ROWS))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_stratified_folds_keep_groups_whole(seed: int) -> None:
+    for trained, valid in group_folds(GROUPS, 4, seed, stratify=CLASSES):
+        groups_trained = {GROUPS[row] for row in trained}
+        groups_valid = {GROUPS[row] for row in valid}
+        assert not groups_trained & groups_valid
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_stratified_folds_share_every_class(seed: int) -> None:
+    for _, valid in group_folds(GROUPS, 4, seed, stratify=CLASSES):
+        classes = [CLASSES[row] for row in valid]
+        assert classes.count("rare") == 3, "one of four rare groups"
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_stratified_folds_repeat_with_their_seed(seed: int) -> None:
+    first = group_folds(GROUPS, 4, seed, stratify=CLASSES)
+
+    second = group_folds(GROUPS, 4, seed, stratify=CLASSES)
+
+    assert rows_held_out(first) == rows_held_out(second)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_names_of_classes_do_not_change_stratified_folds(seed: int) -> None:
+    renamed = [2 if label == "rare" else 9 for label in CLASSES]
+    folds = group_folds(GROUPS, 4, seed, stratify=CLASSES)
+
+    folds_of_renamed = group_folds(GROUPS, 4, seed, stratify=renamed)
+
+    assert rows_held_out(folds) == rows_held_out(folds_of_renamed)
 
 
 def test_stratified_folds_name_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.model_selection", None)
+
     with pytest.raises(
         ImportError, match=r"scikit-learn is not installed.*pip install 'dinoneck\[train\]'"
     ):
@@ -223,50 +385,83 @@ def test_stratified_folds_name_the_extra(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize(
     ("labels", "expected"),
     [
-        (["10", "9", "10", "9.5"], [[1], [3], [0, 2]]),
-        (np.array([1.0, 0.0, 1.0]), [[1], [0, 2]]),
-        (["b", "a", "10"], [[2], [1], [0]]),
+        pytest.param(["10", "9", "10", "9.5"], [[1], [3], [0, 2]], id="numbers as text"),
+        pytest.param(np.array([1.0, 0.0, 1.0]), [[1], [0, 2]], id="numbers"),
+        pytest.param(["b", "a", "10"], [[2], [1], [0]], id="text"),
     ],
 )
 def test_a_column_gives_a_fold_per_label_in_order(labels: Any, expected: list[list[int]]) -> None:
     folds = column_folds(labels)
-    assert held_out(folds) == expected
-    assert all(sorted([*train, *valid]) == list(range(len(labels))) for train, valid in folds)
+
+    assert rows_held_out(folds) == expected
+    for train_rows, valid_rows in folds:
+        assert sorted([*train_rows, *valid_rows]) == list(range(len(labels)))
 
 
-IMAGES, WIDTH, GRID = 40, 6, (2, 3)
+MANY_ROWS = 200
+MANY_GROUPS = [str(group) for group in np.random.RandomState(0).randint(0, 17, MANY_ROWS)]
 
 
-TRAIN, FOLDS = np.arange(30), [(np.arange(30), np.arange(30, 40))]
+def test_folds_cover_every_row() -> None:
+    folds = group_folds(MANY_GROUPS, 5, seed=1)
 
+    held_out = np.concatenate(rows_held_out(folds))
+    assert sorted(held_out) == list(range(MANY_ROWS))
+    for trained, valid in folds:
+        assert set(trained) | set(valid) == set(range(MANY_ROWS))
+
+
+def test_folds_keep_groups_whole() -> None:
+    for trained, valid in group_folds(MANY_GROUPS, 5, seed=1):
+        groups_trained = {MANY_GROUPS[row] for row in trained}
+        groups_valid = {MANY_GROUPS[row] for row in valid}
+        assert not groups_trained & groups_valid
+
+
+def test_folds_are_of_about_equal_size() -> None:
+    for _, valid in group_folds(MANY_GROUPS, 5, seed=1):
+        assert 30 <= len(valid) <= 50
+
+
+def test_folds_repeat_with_their_seed() -> None:
+    first = group_folds(MANY_GROUPS, 5, seed=1)
+
+    second = group_folds(MANY_GROUPS, 5, seed=1)
+
+    assert rows_held_out(first) == rows_held_out(second)
+
+
+def test_another_seed_gives_other_folds() -> None:
+    first = group_folds(MANY_GROUPS, 5, seed=1)
+
+    other = group_folds(MANY_GROUPS, 5, seed=2)
+
+    assert rows_held_out(first) != rows_held_out(other)
+
+
+# Linear baselines of 40 images, of which 30 are trained
+
+
+IMAGES = 40
+WIDTH = 6
+GRID = (2, 3)
+NUM_TRAINED = 30
+TRAIN = np.arange(NUM_TRAINED)
+VALID = np.arange(NUM_TRAINED, IMAGES)
+IDS = [f"p{image}" for image in range(IMAGES)]
+IMAGE_GROUPS = [f"g{image // 2}" for image in range(IMAGES)]
+KIND = Task("kind", dim=3, kind="classification", labels=("a", "b", "c"))
 
 RANDOM = np.random.RandomState(0)
-
-
 PATCHES = torch.tensor(
     RANDOM.randn(IMAGES, 6, WIDTH) + RANDOM.randn(IMAGES, 1, WIDTH), dtype=torch.float32
 )
-
-
 MEANS = PATCHES.double().mean(dim=1).numpy()
-
-
-Z = (MEANS - MEANS[TRAIN].mean(axis=0)) / MEANS[TRAIN].std(axis=0)
-
-
-IMAGE_GROUPS = [f"g{row // 2}" for row in range(IMAGES)]
-
-
 Y = 100 + 20 * MEANS @ RANDOM.randn(WIDTH) + RANDOM.randn(IMAGES)
-
-
 KINDS = (MEANS @ RANDOM.randn(WIDTH, 3) + RANDOM.randn(IMAGES, 3)).argmax(axis=1)
-
-
 MAPS = 5 + (PATCHES.double().numpy() @ RANDOM.randn(WIDTH)).reshape(IMAGES, 1, *GRID)
-
-
-KIND = Task("kind", dim=3, kind="classification", labels=("a", "b", "c"))
+CLASSES_OF_CELLS = (MAPS[:, 0] > 5).astype(np.int64)
+NOISE = RANDOM.randn(IMAGES, 2)
 
 
 def source(patches: torch.Tensor = PATCHES, layers: int = 1) -> MemoryTokens:
@@ -275,125 +470,219 @@ def source(patches: torch.Tensor = PATCHES, layers: int = 1) -> MemoryTokens:
     tokens = Tokens(
         (*noise, patches), grid=GridSize(*GRID), patch_size=16, layers=tuple(range(layers))
     )
-    return MemoryTokens([f"p{i}" for i in range(IMAGES)], tokens)
+    return MemoryTokens(IDS, tokens)
 
 
-def fitted(
-    *tasks: Task, of: MemoryTokens | None = None, rows: Any = TRAIN, **targets: Any
-) -> dict[str, np.ndarray]:
-    """What the baseline of these rows predicts for all images."""
-    own = of or source()
-    head = baseline_head(
-        own,
-        {name: torch.tensor(x) for name, x in targets.items()},
+def fit_baseline(
+    *tasks: Task, tokens: MemoryTokens | None = None, rows: Any = TRAIN, **targets: Any
+) -> Head:
+    """The baseline that learned these rows of the targets."""
+    return baseline_head(
+        tokens or source(),
+        {name: torch.tensor(values) for name, values in targets.items()},
         rows,
         tasks,
         groups=IMAGE_GROUPS,
     )
-    assert all(
-        isinstance(each, LinearHead)
-        for each in (head.heads if isinstance(head, HeadEnsemble) else [head])
-    )
-    return {name: x.double().numpy() for name, x in head.eval().predict(own.batch(own.ids)).items()}
+
+
+def predict_baseline(
+    *tasks: Task, tokens: MemoryTokens | None = None, rows: Any = TRAIN, **targets: Any
+) -> dict[str, np.ndarray]:
+    """What the baseline of these rows predicts for all images."""
+    tokens = tokens or source()
+    head = fit_baseline(*tasks, tokens=tokens, rows=rows, **targets).eval()
+    predicted = head.predict(tokens.batch(IDS))
+    return {name: values.double().numpy() for name, values in predicted.items()}
+
+
+def probe(targets: Any, tokens: MemoryTokens | None = None, **options: Any) -> np.ndarray:
+    """What ridge regression on the means of the patches predicts for the images that are held out."""
+    folds = [(TRAIN, VALID)]
+    return ridge_probe(tokens or source(), targets, folds, target_ids=IDS, **options)
+
+
+def standardised(rows: np.ndarray) -> np.ndarray:
+    """The means of all images, by the mean and the deviation of some."""
+    return (MEANS - MEANS[rows].mean(axis=0)) / MEANS[rows].std(axis=0)
 
 
 def closed_form(alpha: float) -> np.ndarray:
     """Ridge regression on standardised features, by its normal equations."""
+    features = standardised(TRAIN)
+    trained = features[TRAIN]
     offset = Y[TRAIN].mean()
-    w = np.linalg.solve(
-        Z[TRAIN].T @ Z[TRAIN] + alpha * np.eye(WIDTH), Z[TRAIN].T @ (Y[TRAIN] - offset)
+    weights = np.linalg.solve(
+        trained.T @ trained + alpha * np.eye(WIDTH),
+        trained.T @ (Y[TRAIN] - offset),
     )
-    return Z @ w + offset
+    return features @ weights + offset
+
+
+def test_a_baseline_of_one_target_is_a_linear_head() -> None:
+    head = fit_baseline(Task("y"), y=Y)
+
+    assert isinstance(head, LinearHead)
+
+
+def test_a_baseline_of_values_and_maps_consists_of_linear_heads() -> None:
+    head = fit_baseline(Task("map", kind="dense"), Task("y"), map=MAPS, y=Y)
+
+    assert isinstance(head, HeadEnsemble)
+    for member in head.heads:
+        assert isinstance(member, LinearHead)
 
 
 def test_ridge_is_the_closed_form() -> None:
-    every = ridge_path(MEANS[TRAIN], Y[TRAIN, None], MEANS)
-    np.testing.assert_allclose(every[..., 0], [closed_form(alpha) for alpha in ALPHAS], rtol=1e-6)
-    probe = ridge_probe(source(), {"y": Y}, FOLDS, target_ids=source().ids, groups=IMAGE_GROUPS)
-    assert np.isnan(probe[TRAIN]).all()
-    assert min(np.abs(own[30:, 0] - probe[30:, 0]).max() for own in every) < 1e-9, (
-        "one of the strengths"
-    )
-    for layers in (1, 3):
-        own = source(layers=layers)
-        found = fitted(
-            Task("y", transform=TargetTransform().fit(torch.tensor(Y[TRAIN]))), of=own, y=Y
-        )["y"]
-        np.testing.assert_allclose(found[30:], probe[30:], rtol=1e-4)
+    expected = [closed_form(alpha) for alpha in ALPHAS]
+
+    predictions = ridge_path(MEANS[TRAIN], Y[TRAIN, None], MEANS)
+
+    np.testing.assert_allclose(predictions[..., 0], expected, rtol=1e-6)
 
 
-def test_ridge_matches_ids_and_chooses_within_a_single_group_by_rows() -> None:
-    """Of noise, the strongest ridge is right, not the first in the list."""
-    ids, noise = source().ids, RANDOM.randn(IMAGES, 2)
-    expected = ridge_probe(source(), {"a": noise[:, 0], "b": noise[:, 1]}, FOLDS, target_ids=ids)
-    assert np.abs(expected[30:] - noise[:30].mean(axis=0)).max() < 0.5 * noise.std()
-    order = [*range(30, IMAGES), *range(30)][::-1]
-    shuffled = MemoryTokens(
-        [ids[i] for i in order], Tokens.from_patches(PATCHES[order], grid=GRID, patch_size=16)
-    )
-    np.testing.assert_allclose(
-        ridge_probe(shuffled, noise, FOLDS, target_ids=ids)[30:], expected[30:], rtol=1e-6
-    )
-    one = ridge_probe(source(), noise, FOLDS, target_ids=ids, groups=["a"] * 30 + ["b"] * 10)
-    assert np.array_equal(one, expected, equal_nan=True)
+def test_the_probe_predicts_held_out_rows_alone() -> None:
+    predictions = probe({"y": Y}, groups=IMAGE_GROUPS)
+
+    assert np.isnan(predictions[TRAIN]).all()
+    assert np.isfinite(predictions[VALID]).all()
 
 
-def test_each_target_learns_from_the_rows_in_which_it_is_known() -> None:
-    gaps, rows = np.where(np.arange(IMAGES) % 3, Y, np.nan), [row for row in TRAIN if row % 3]
-    np.testing.assert_allclose(
-        fitted(Task("y"), y=gaps)["y"], fitted(Task("y"), y=Y, rows=rows)["y"], rtol=1e-6
-    )
-    ids, others = source().ids, np.where(np.arange(IMAGES) % 2, Y[::-1], np.nan)
-    both = ridge_probe(source(), {"u": gaps, "v": others}, FOLDS, target_ids=ids)
-    for column, (values, own) in enumerate(
-        ((Y, rows), (Y[::-1], [row for row in TRAIN if row % 2]))
-    ):
-        alone = ridge_probe(source(), {"x": values}, [(np.array(own), FOLDS[0][1])], target_ids=ids)
-        np.testing.assert_allclose(both[30:, column], alone[30:, 0])
+def test_the_probe_is_ridge_of_one_of_the_strengths() -> None:
+    of_strengths = ridge_path(MEANS[TRAIN], Y[TRAIN, None], MEANS)[:, VALID, 0]
+
+    predictions = probe({"y": Y}, groups=IMAGE_GROUPS)[VALID, 0]
+
+    largest_errors = np.abs(of_strengths - predictions).max(axis=1)
+    assert largest_errors.min() < 1e-9
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_the_baseline_is_the_probe_of_the_last_layer(layers: int) -> None:
+    expected = probe({"y": Y}, groups=IMAGE_GROUPS)
+    task = Task("y", transform=TargetTransform().fit(torch.tensor(Y[TRAIN])))
+
+    predictions = predict_baseline(task, tokens=source(layers=layers), y=Y)["y"]
+
+    np.testing.assert_allclose(predictions[VALID], expected[VALID], rtol=1e-4)
+
+
+def test_the_probe_chooses_the_strongest_ridge_for_noise() -> None:
+    """Not the first in the list: the predictions are near the mean."""
+    predictions = probe({"a": NOISE[:, 0], "b": NOISE[:, 1]})
+
+    errors = np.abs(predictions[VALID] - NOISE[TRAIN].mean(axis=0))
+    assert errors.max() < 0.5 * NOISE.std()
+
+
+def test_the_probe_matches_ids() -> None:
+    order = [*VALID, *TRAIN][::-1]
+    tokens = Tokens.from_patches(PATCHES[order], grid=GRID, patch_size=16)
+    shuffled = MemoryTokens([IDS[image] for image in order], tokens)
+
+    predictions = probe(NOISE, tokens=shuffled)
+
+    expected = probe({"a": NOISE[:, 0], "b": NOISE[:, 1]})
+    np.testing.assert_allclose(predictions[VALID], expected[VALID], rtol=1e-6)
+
+
+def test_the_probe_chooses_within_a_single_group_by_rows() -> None:
+    group_per_side = ["a"] * len(TRAIN) + ["b"] * len(VALID)
+
+    predictions = probe(NOISE, groups=group_per_side)
+
+    assert np.array_equal(predictions, probe(NOISE), equal_nan=True)
+
+
+ROWS_OF_U = TRAIN[TRAIN % 3 != 0]
+ROWS_OF_V = TRAIN[TRAIN % 2 != 0]
+U_WITH_GAPS = np.where(np.arange(IMAGES) % 3 != 0, Y, np.nan)
+V_WITH_GAPS = np.where(np.arange(IMAGES) % 2 != 0, Y[::-1], np.nan)
+
+
+def test_the_baseline_learns_from_the_rows_in_which_a_target_is_known() -> None:
+    with_gaps = predict_baseline(Task("y"), y=U_WITH_GAPS)["y"]
+
+    of_known_rows = predict_baseline(Task("y"), y=Y, rows=ROWS_OF_U.tolist())["y"]
+    np.testing.assert_allclose(with_gaps, of_known_rows, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "known_rows"),
+    [
+        pytest.param(0, Y, ROWS_OF_U, id="first"),
+        pytest.param(1, Y[::-1], ROWS_OF_V, id="second"),
+    ],
+)
+def test_each_target_of_the_probe_learns_from_the_rows_in_which_it_is_known(
+    column: int, values: np.ndarray, known_rows: np.ndarray
+) -> None:
+    folds = [(known_rows, VALID)]
+    alone = ridge_probe(source(), {"x": values}, folds, target_ids=IDS)
+
+    both = probe({"u": U_WITH_GAPS, "v": V_WITH_GAPS})
+
+    np.testing.assert_allclose(both[VALID, column], alone[VALID, 0])
 
 
 def test_classes_are_read_by_logistic_regression() -> None:
     """Probabilities are those of scikit-learn with one of the penalties; rows without a class are left out."""
     labelled = np.where(np.arange(IMAGES) % 7, KINDS, -1)
-    found, rows = fitted(KIND, kind=labelled)["kind"], TRAIN[labelled[TRAIN] >= 0]
-    z = (MEANS - MEANS[rows].mean(axis=0)) / MEANS[rows].std(axis=0)
-    each = []
+    rows = TRAIN[labelled[TRAIN] >= 0]
+    features = standardised(rows)
+
+    probabilities = predict_baseline(KIND, kind=labelled)["kind"]
+
+    differences = []
     for penalty in PENALTIES:
         peer = LogisticRegression(C=1 / (2 * penalty * len(rows)), tol=1e-8, max_iter=10_000)
-        each.append(np.abs(peer.fit(z[rows], labelled[rows]).predict_proba(z) - found).max())
-    assert min(each) < 2e-2, each
+        peer.fit(features[rows], labelled[rows])
+        difference = peer.predict_proba(features) - probabilities
+        differences.append(np.abs(difference).max())
+    assert min(differences) < 2e-2, differences
 
 
-def test_maps_are_read_from_every_patch() -> None:
-    gaps, classes = MAPS.copy(), (MAPS[:, 0] > 5).astype(np.int64)
-    gaps[::2, :, 0] = np.nan
-    tasks = [Task("map", kind="dense"), Task("seg", dim=2, kind="segmentation"), Task("y")]
-    found = fitted(*tasks, map=gaps, seg=classes, y=Y)
-    np.testing.assert_allclose(found["map"][30:], MAPS[30:], atol=0.05)
-    assert (found["seg"][30:].argmax(axis=1) == classes[30:]).mean() > 0.95
-    assert np.abs(found["y"][30:, 0] - Y[30:]).mean() < 0.2 * Y.std()
+@pytest.fixture(scope="module")
+def predicted_maps() -> dict[str, np.ndarray]:
+    """What the baseline predicts of values with gaps, classes of cells, and a value per image."""
+    with_gaps = MAPS.copy()
+    with_gaps[::2, :, 0] = np.nan
+    tasks = [
+        Task("map", kind="dense"),
+        Task("seg", dim=2, kind="segmentation"),
+        Task("y"),
+    ]
+    return predict_baseline(*tasks, map=with_gaps, seg=CLASSES_OF_CELLS, y=Y)
+
+
+def test_maps_are_read_from_every_patch(predicted_maps: dict[str, np.ndarray]) -> None:
+    np.testing.assert_allclose(predicted_maps["map"][VALID], MAPS[VALID], atol=0.05)
+
+
+def test_maps_of_classes_are_read_from_every_patch(predicted_maps: dict[str, np.ndarray]) -> None:
+    classes = predicted_maps["seg"].argmax(axis=1)
+
+    assert (classes[VALID] == CLASSES_OF_CELLS[VALID]).mean() > 0.95
+
+
+def test_values_next_to_maps_are_read_from_the_mean(predicted_maps: dict[str, np.ndarray]) -> None:
+    errors = np.abs(predicted_maps["y"][VALID, 0] - Y[VALID])
+
+    assert errors.mean() < 0.2 * Y.std()
 
 
 def test_held_out_rows_change_nothing() -> None:
-    held_out, tasks = np.arange(IMAGES) >= 30, [Task("y"), KIND, Task("map", kind="dense")]
-    moved = torch.where(torch.tensor(held_out)[:, None, None], 50.0, PATCHES)
-    other = {"y": np.where(held_out, -1e4, Y), "kind": np.where(held_out, 0, KINDS)}
-    other["map"] = np.where(held_out[:, None, None, None], 7e3, MAPS)
-    first = fitted(*tasks, y=Y, kind=KINDS, map=MAPS)
-    second = fitted(*tasks, of=source(moved), **other)
-    assert all(np.array_equal(x[TRAIN], second[name][TRAIN]) for name, x in first.items())
+    tasks = [Task("y"), KIND, Task("map", kind="dense")]
+    changed_patches = PATCHES.clone()
+    changed_patches[VALID] = 50.0
+    changed_targets = {"y": Y.copy(), "kind": KINDS.copy(), "map": MAPS.copy()}
+    changed_targets["y"][VALID] = -1e4
+    changed_targets["kind"][VALID] = 0
+    changed_targets["map"][VALID] = 7e3
 
+    first = predict_baseline(*tasks, y=Y, kind=KINDS, map=MAPS)
+    second = predict_baseline(*tasks, tokens=source(changed_patches), **changed_targets)
 
-def test_folds_keep_groups_whole_and_cover_every_row() -> None:
-    random = np.random.RandomState(0)
-    groups = [str(g) for g in random.randint(0, 17, 200)]
-    folds = group_folds(groups, 5, seed=1)
-    assert sorted(np.concatenate([valid for _, valid in folds]).tolist()) == list(range(200))
-    for trained, valid in folds:
-        assert set(trained) | set(valid) == set(range(200))
-        assert not {groups[i] for i in trained} & {groups[i] for i in valid}
-        assert 30 <= len(valid) <= 50
-    again = group_folds(groups, 5, seed=1)
-    assert all(np.array_equal(a[1], b[1]) for a, b in zip(folds, again, strict=True))
-    other = group_folds(groups, 5, seed=2)
-    assert not all(np.array_equal(a[1], b[1]) for a, b in zip(folds, other, strict=True))
+    assert first.keys() == second.keys()
+    for name, predictions in first.items():
+        assert np.array_equal(predictions[TRAIN], second[name][TRAIN]), name

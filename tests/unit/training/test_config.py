@@ -53,6 +53,7 @@ def read(folder: Path, text: str) -> TrainConfig:
     return TrainConfig.read(path)
 
 
+@pytest.mark.slow
 def test_a_file_is_the_config_and_comes_back_from_its_values(tmp_path: Path) -> None:
     config = read(tmp_path, WHOLE)
     assert (config.data.size, config.data.targets, config.data.minimum) == (
@@ -89,6 +90,7 @@ def test_a_size_is_one_number_or_two(tmp_path: Path, size: str, pixels: tuple[in
     assert TrainConfig(data=DataConfig(size=32)).data.size == (32, 32)
 
 
+@pytest.mark.slow
 def test_reading_a_file_imports_no_torch(tmp_path: Path) -> None:
     read(tmp_path, WHOLE)
     script = (

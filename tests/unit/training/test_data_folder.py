@@ -100,6 +100,7 @@ def test_the_masks_of_a_folder_are_its_labels(
     assert unchanged == config
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_read_as_in_0_3_changes_nothing(tmp_path: Path) -> None:
     pictures(tmp_path, "blue/1.png", "red/1.png")
     config = TrainConfig.from_dict({"data": {"images": str(tmp_path)}})
@@ -154,6 +155,7 @@ def test_parts_with_masks_are_trained(inside: bool, tmp_path: Path) -> None:
     assert np.sum(scores["confusion_matrix"]) == 2 * 32 * 48
 
 
+@pytest.mark.slow
 def test_the_part_that_is_left_is_evaluated(tmp_path: Path) -> None:
     folder = class_parts(tmp_path / "ds", train=4, val=2, test=3)
     run = tmp_path / "run"
@@ -197,6 +199,7 @@ def test_the_option_for_class_folders_of_doubtful_names_works_for_a_truth_too(
     assert table["kind"].value_counts().to_dict() == {"blue": 3, "red": 3}
 
 
+@pytest.mark.slow
 def test_verbs_that_know_a_truth_take_the_option_for_its_folders(tmp_path: Path) -> None:
     folder = class_parts(tmp_path / "ds", train_set=2, test_set=1)
     run = tmp_path / "run"
@@ -329,6 +332,7 @@ def test_a_run_states_the_doubts_of_its_folder_once(
     assert caplog.text.count("is called like a copy of 'blue'") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("heads", [(), ("--heads", "patch_mean", "linear")], ids=["one", "two"])
 def test_the_command_states_the_doubts_of_its_folder_once(
     heads: tuple[str, ...],

@@ -21,6 +21,8 @@ from dinoneck.losses import TaskLoss
 from dinoneck.training import MemoryTokens, Recipe, run, train
 from dinoneck.training.fitting import seconds_per_image
 
+pytestmark = pytest.mark.slow
+
 MASKS = {"labels": "mask", "classes": ["soil", "crop", "weed"]}
 WIDTH = 8
 

@@ -461,6 +461,7 @@ def test_cells_without_weight_are_the_same_as_missing_cells(dense_runs: DenseRun
     assert np.array_equal(dense_runs.without_weight, dense_runs.missing)
 
 
+@pytest.mark.slow
 def test_weights_pull_towards_heavy_cells() -> None:
     source, values = cells()
     zeros = torch.zeros_like(source.tokens.sequence[0])

@@ -58,6 +58,7 @@ def test_every_key_of_training_files_has_one_keyword() -> None:
     assert sorted(keys_of_keywords().values()) == sorted(keys)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["file name", "nested", "yaml", "config and keywords", "frame"])
 def test_however_it_is_described_a_run_is_the_same(
     how: str, meadow: Path, of_config: TrainingResult, tmp_path: Path
@@ -135,6 +136,7 @@ def test_the_result_shows_the_table_and_the_verdict(of_config: TrainingResult) -
     assert lines[-1] == of_config["verdict"]
 
 
+@pytest.mark.slow
 def test_classes_have_a_row_each(meadow: Path, tmp_path: Path) -> None:
     result = train(meadow, tmp_path, **{**OPTIONS, "targets": ["kind"]}, head="patch_mean")
     table = result.table().set_index(["target", "method"])
@@ -144,6 +146,7 @@ def test_classes_have_a_row_each(meadow: Path, tmp_path: Path) -> None:
     assert result["config"]["head"] == {"type": "patch_mean"}
 
 
+@pytest.mark.slow
 def test_width_and_average_are_keywords_as_they_are_flags(meadow: Path, tmp_path: Path) -> None:
     options = {**OPTIONS, "targets": ["crop"], "epochs": 1}
     result = train(meadow, tmp_path / "python", hidden_dim=6, with_linear=True, **options)
@@ -161,6 +164,7 @@ def test_width_and_average_are_keywords_as_they_are_flags(meadow: Path, tmp_path
     assert result["predicts"]["method"] == "average"
 
 
+@pytest.mark.slow
 def test_several_heads_are_compared(meadow: Path, tmp_path: Path) -> None:
     result = train(meadow, tmp_path, heads=["patch_mean", "linear"], **OPTIONS)
     methods = result["scores"]["overall"]

@@ -57,6 +57,7 @@ def with_tuned_block(tmp_path_factory: pytest.TempPathFactory) -> HeadCheckpoint
     return trained(tmp_path_factory.mktemp("tuned"), {"unfreeze_last": 1}, optim=FAST)
 
 
+@pytest.mark.slow
 def test_a_training_with_lora_starts_from_the_lora_weights_of_the_earlier_file(
     with_lora: HeadCheckpoint, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -67,6 +68,7 @@ def test_a_training_with_lora_starts_from_the_lora_weights_of_the_earlier_file(
     assert "its LoRA weights of rank 2 are taken" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_training_of_blocks_starts_from_the_tuned_blocks_of_the_earlier_file(
     with_tuned_block: HeadCheckpoint, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -117,6 +119,7 @@ def test_the_log_of_a_frozen_training_says_that_tuned_blocks_are_left_out(
     assert "--unfreeze-last 1" in lines[0]
 
 
+@pytest.mark.slow
 def test_the_log_says_that_the_earlier_head_was_trained_on_another_backbone(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -84,6 +84,7 @@ def report_of(run: Path) -> dict[str, Any]:
     return report
 
 
+@pytest.mark.slow
 def test_a_run_scores_labels_on_held_out_images(run: Path) -> None:
     report = report_of(run)
     assert {*report["scores"]} == {"tags"}
@@ -124,6 +125,7 @@ def test_the_file_of_a_run_holds_the_thresholds_of_its_method(run: Path) -> None
     assert "F1 tags" in metrics
 
 
+@pytest.mark.slow
 def test_another_method_brings_its_own_thresholds(run: Path, tmp_path: Path) -> None:
     import shutil
 
@@ -136,6 +138,7 @@ def test_another_method_brings_its_own_thresholds(run: Path, tmp_path: Path) -> 
     assert task.thresholds == tuple(by_label[label]["threshold"] for label in LABELS)
 
 
+@pytest.mark.slow
 def test_predict_writes_the_labels_and_their_probabilities(run: Path, walls: Path) -> None:
     out = walls / "predictions.csv"
     overlay = walls / "overlay"
@@ -220,6 +223,7 @@ def test_two_models_are_compared_by_their_own_thresholds(run: Path, walls: Path)
     assert "F1" in report["scores"]["tags"]["fold"]["head_minus"]
 
 
+@pytest.mark.slow
 def test_the_report_shows_labels(run: Path, walls: Path) -> None:
     page = walls / "report.html"
     words = ["viz", "report", run, walls / "images", "--out", page]
@@ -232,6 +236,7 @@ def test_the_report_shows_labels(run: Path, walls: Path) -> None:
     assert "with it" in text
 
 
+@pytest.mark.slow
 def test_an_exported_file_gives_the_rows_of_the_head(run: Path, walls: Path) -> None:
     pytest.importorskip("onnxruntime")
     file = walls / "tags.onnx"
@@ -246,6 +251,7 @@ def test_an_exported_file_gives_the_rows_of_the_head(run: Path, walls: Path) -> 
     assert exported.tasks[0].thresholds == predictor.tasks[0].thresholds
 
 
+@pytest.mark.slow
 def test_a_column_of_words_is_trained_on(walls: Path, tmp_path: Path) -> None:
     report = train(
         walls / "words.csv",
@@ -261,6 +267,7 @@ def test_a_column_of_words_is_trained_on(walls: Path, tmp_path: Path) -> None:
     assert (task.name, task.labels, task.thresholds) == ("damage", LABELS, ())
 
 
+@pytest.mark.slow
 def test_the_head_of_all_images_gets_the_thresholds_of_the_folds(
     walls: Path, tmp_path: Path
 ) -> None:
@@ -284,6 +291,7 @@ def test_the_head_of_all_images_gets_the_thresholds_of_the_folds(
     assert checkpoint.backbone_weights
 
 
+@pytest.mark.slow
 def test_a_table_of_read_table_is_trained_on_as_it_is(walls: Path, tmp_path: Path) -> None:
     names = ("rust", "moss", "crack")
     table = read_table(
@@ -394,6 +402,7 @@ def table_without_gaps(walls: Path) -> pd.DataFrame:
     return frame
 
 
+@pytest.mark.slow
 def test_folders_of_links_and_coco_files_train_the_head_of_a_table(
     walls: Path, links: Path, coco: Path, tmp_path: Path
 ) -> None:
@@ -420,6 +429,7 @@ def test_folders_of_links_and_coco_files_train_the_head_of_a_table(
     assert report_of(tmp_path / "coco")["scores"] == expected["scores"]
 
 
+@pytest.mark.slow
 def test_evaluate_takes_folders_of_links_and_coco_files_as_truth(
     run: Path, walls: Path, links: Path, coco: Path
 ) -> None:
@@ -450,6 +460,7 @@ def test_a_truth_without_a_label_is_refused(run: Path, walls: Path, tmp_path: Pa
         evaluate(Predictor(run), tmp_path / "walls", tmp_path / "walls")
 
 
+@pytest.mark.slow
 def test_true_and_false_are_trained_on_and_evaluated_as_1_and_0(
     run: Path, walls: Path, tmp_path: Path
 ) -> None:

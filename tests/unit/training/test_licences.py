@@ -37,6 +37,7 @@ def licences(file: str) -> tuple[str | None, dict[str, Any]]:
     return meta["license"], meta["licences"]
 
 
+@pytest.mark.slow
 def test_both_licences_are_in_every_file_and_stay_with_another_method() -> None:
     flags = ["--license", "MIT", "--backbone-license", "CC-BY-4.0"]
     assert kit.cli("train", *RUN, *OWN_WEIGHTS, *flags, "--out", "run").code == 0

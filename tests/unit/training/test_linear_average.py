@@ -47,6 +47,7 @@ def table_of(meadow: Path) -> Any:
     return pd.read_csv(meadow).set_index("image")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("targets", ["frame", "mapping"])
 def test_the_average_is_that_of_the_run(
     targets: str, run: Path, meadow: Path, source: MemoryTokens

@@ -46,6 +46,8 @@ from dinoneck.training import (
 )
 from dinoneck.training.engine import seed_all
 
+pytestmark = pytest.mark.slow
+
 IMAGES = 8
 IDS = [f"p{i}" for i in range(IMAGES)]
 RANDOM = np.random.RandomState(0)

@@ -308,6 +308,7 @@ def run_of_fields(table: Path, data: dict[str, Any] | None = None, **groups: Any
     return a_run(None, data=values, head=head, **groups)
 
 
+@pytest.mark.slow
 def test_head_baseline_and_average_predict_the_mean_of_their_own_map(
     fields: Path, tiny: Backbone, tmp_path: Path
 ) -> None:
@@ -332,6 +333,7 @@ def test_head_baseline_and_average_predict_the_mean_of_their_own_map(
                 np.testing.assert_allclose(written, mean.numpy(), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_flag_gives_every_number_a_readout_of_its_own(fields: Path, tmp_path: Path) -> None:
     """The heads are those of a run whose classes are called otherwise, so that no number is their share."""
     data = ["train", "--csv", fields, "--targets", "crop", "weed", "--labels", "mask"]
@@ -364,6 +366,7 @@ def table_with_shares(
     return pd.DataFrame(columns, index=ids)
 
 
+@pytest.mark.slow
 def test_held_out_images_change_no_weight(fields: Path, tmp_path: Path) -> None:
     """Pixels, masks and numbers of the images held out are replaced, and still agree."""
     rows = rows_of(fields)
@@ -411,6 +414,7 @@ def as_0_3_left_it(out: Path, identity: dict[str, Any]) -> None:
     path.write_text(json.dumps(kept))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [4, 8], ids=["first fold", "second fold"])
 @pytest.mark.parametrize("flag", [True, False], ids=["same command", "with the flag"])
 def test_a_run_that_0_3_began_goes_on_with_the_readouts_that_it_has(
@@ -437,6 +441,7 @@ def test_a_run_that_0_3_began_goes_on_with_the_readouts_that_it_has(
     assert ("a run that 0.3 began" in caplog.text) is flag
 
 
+@pytest.mark.slow
 def test_a_run_that_0_3_began_and_that_starts_again_reads_from_the_map(
     fields: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -451,6 +456,7 @@ def test_a_run_that_0_3_began_and_that_starts_again_reads_from_the_map(
     assert [task.from_map for task in head.tasks] == ["cells", "cells", None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("begun", [True, False])
 def test_a_run_does_not_go_on_with_the_other_reading(
     begun: bool, fields: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -478,6 +484,7 @@ def test_the_option_needs_masks() -> None:
         config.check_used()
 
 
+@pytest.mark.slow
 def test_a_record_of_the_default_is_that_of_0_3() -> None:
     off = TrainConfig.from_dict({"data": {"labels": "mask", "numbers_from_maps": False}})
 

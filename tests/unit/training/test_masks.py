@@ -120,6 +120,7 @@ def trained(folder: Path, out: Path) -> dict[str, Any]:
     return train(TrainConfig.from_dict(config), out)
 
 
+@pytest.mark.slow
 def test_an_image_without_a_labelled_pixel_is_left_out_and_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -187,6 +188,7 @@ def test_class_values_that_have_no_effect_are_refused(data: dict[str, Any], name
         DataConfig(**data)
 
 
+@pytest.mark.slow
 def test_class_values_are_in_a_record_only_where_they_are_set() -> None:
     assert not TrainConfig().to_dict()["data"].keys() & {"bits", "class_values", "scale", "offset"}
     config = TrainConfig.from_dict({"data": {"labels": "mask", "class_values": [0, 255]}})

@@ -241,6 +241,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 def test_a_run_keeps_the_heads_of_all_methods(run: Path) -> None:
     assert sorted(path.name for path in (run / "heads").iterdir()) == [
         "fold-0.safetensors",
@@ -275,6 +276,7 @@ def test_a_run_without_a_named_head_predicts_with_the_best_method(run: Path) -> 
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ALL)
 def test_another_method_of_a_finished_run_gives_the_files_of_a_run_with_it(
     run: Path,
@@ -304,6 +306,7 @@ def test_another_method_of_a_finished_run_gives_the_files_of_a_run_with_it(
     assert report["predicts"]["method"] == method
 
 
+@pytest.mark.slow
 def test_the_folder_and_the_method_are_enough(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "run")
 
@@ -319,6 +322,7 @@ def test_the_folder_and_the_method_are_enough(run: Path, tmp_path: Path) -> None
             assert torch.equal(head.state_dict()[name], weight)
 
 
+@pytest.mark.slow
 def test_a_method_with_another_config_is_refused(run: Path, meadow: Path) -> None:
     before = files_of(run)
     other = masks(meadow, predict_with="head").changed(
@@ -329,6 +333,7 @@ def test_a_method_with_another_config_is_refused(run: Path, meadow: Path) -> Non
     assert files_of(run) == before
 
 
+@pytest.mark.slow
 def test_the_command_of_a_finished_run_is_refused_as_ever(
     run: Path, meadow: Path, tmp_path: Path
 ) -> None:
@@ -340,6 +345,7 @@ def test_the_command_of_a_finished_run_is_refused_as_ever(
             train(again, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_run_without_baselines_names_what_to_do(run: Path, meadow: Path, tmp_path: Path) -> None:
     """Such as one of 0.3."""
     shutil.copytree(run, tmp_path / "run")
@@ -350,6 +356,7 @@ def test_a_run_without_baselines_names_what_to_do(run: Path, meadow: Path, tmp_p
     assert files_of(tmp_path / "run") == before
 
 
+@pytest.mark.slow
 def test_a_run_of_0_3_with_both_in_one_file_predicts_with_each(tmp_path: Path) -> None:
     """Its folds were written with ``with_ridge``; its report has the old names."""
     frozen = FROZEN / "numbers"
@@ -432,6 +439,7 @@ def test_with_linear_is_the_average(meadow: Path, tmp_path: Path) -> None:
     assert "It is called --with-linear now" in ran.err
 
 
+@pytest.mark.slow
 def test_a_run_with_one_head_of_all_images_has_no_other_method(tmp_path: Path) -> None:
     table = write_meadow(tmp_path)
     config = a_run(table, ["crop"], optim={"epochs": 1}, backbone={"unfreeze_last": 1})

@@ -131,6 +131,7 @@ def run(walls: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_a_run_scores_angles_beside_its_baseline(run: Path) -> None:
     report = json.loads((run / "report.json").read_text())
     scores = report["scores"]["truth"]
@@ -277,6 +278,7 @@ def test_targets_of_stored_views_are_turned_with_the_images() -> None:
     assert torch.equal(horizontal[1:], vectors[0, 1:].flip(-1))
 
 
+@pytest.mark.slow
 def test_a_head_of_finer_maps_learns_normals_of_its_cells(walls: Path, tmp_path: Path) -> None:
     config = config_of(walls) | {
         "head": {"type": "dpt_neck", "out_channels": 8, "hidden_sizes": [4, 4, 4, 4]},
@@ -292,6 +294,7 @@ def test_a_head_of_finer_maps_learns_normals_of_its_cells(walls: Path, tmp_path:
     assert row["maps"]["truth"].shape[1] > 3
 
 
+@pytest.mark.slow
 def test_an_exported_model_gives_vectors_of_length_1(tmp_path: Path) -> None:
     runtime = pytest.importorskip("onnxruntime")
     backbone = load_backbone("dinoneck_tiny", layers=[0])

@@ -58,6 +58,7 @@ def meadow_of_module(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_meadow(tmp_path_factory.mktemp("meadow"))
 
 
+@pytest.mark.slow
 def test_the_file_holds_quantiles_of_the_out_of_fold_residuals_by_group(
     run: Path, meadow_of_module: Path
 ) -> None:
@@ -98,6 +99,7 @@ def test_the_report_states_half_widths_groups_and_what_more_levels_need(run: Pat
     assert of_kind[1].startswith("p ≥ 0.")
 
 
+@pytest.mark.slow
 def test_another_method_on_the_finished_run_has_its_own_intervals(
     run: Path, meadow_of_module: Path, tmp_path: Path
 ) -> None:
@@ -124,6 +126,7 @@ def test_single_images_are_groups_where_none_are_named(
     assert (interval.groups, interval.levels) == (12, (0.5, 0.8, 0.9))
 
 
+@pytest.mark.slow
 def test_compositions_have_intervals_of_their_columns(
     meadow_of_module: Path, tmp_path: Path
 ) -> None:
@@ -150,6 +153,7 @@ def test_compositions_have_intervals_of_their_columns(
     assert (low <= row["parts"]).all() and (row["parts"] <= high).all() and (low >= 0).all()
 
 
+@pytest.mark.slow
 def test_a_ratio_that_a_composition_is_scored_for_has_intervals_of_its_shares(
     meadow_of_module: Path, tmp_path: Path
 ) -> None:

@@ -17,6 +17,8 @@ from tests.unit.training.meadow import COUNT, a_run, write_meadow
 from dinoneck import CheckpointError
 from dinoneck.training import engine, train
 
+pytestmark = pytest.mark.slow
+
 
 class Stopped(Exception):
     """Ends a run after its second epoch."""

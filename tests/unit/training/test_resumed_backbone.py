@@ -98,6 +98,7 @@ def trained_with(folder: Path, transform: Callable[[torch.Tensor], torch.Tensor]
     fit(PatchMeanHead(64, [Task("level")]), source, VALUES, out=folder, epochs=1, batch_size=2)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_a_transform_of_the_same_settings_only(tmp_path: Path) -> None:
     trained_with(tmp_path, Scaled(0.5))
     trained_with(tmp_path, Scaled(0.5))
@@ -105,6 +106,7 @@ def test_a_run_goes_on_with_a_transform_of_the_same_settings_only(tmp_path: Path
         trained_with(tmp_path, Scaled(0.7))
 
 
+@pytest.mark.slow
 def test_the_address_of_a_transform_does_not_count(tmp_path: Path) -> None:
     trained_with(tmp_path, lambda image: image // 2)
     trained_with(tmp_path, lambda image: image // 2)

@@ -63,6 +63,7 @@ def present_runtime(folder: Path) -> Any:
     return json.loads((folder / "unfinished" / "run.json").read_text())["runtime"]
 
 
+@pytest.mark.slow
 @needs_openvino
 @pytest.mark.usefixtures("shared_programs")
 @pytest.mark.parametrize("asked", ["auto", "torch", None])
@@ -89,6 +90,7 @@ def test_a_run_continues_with_the_runtime_that_it_began_with(
     assert report["config"]["backbone"]["runtime"] == "openvino"
 
 
+@pytest.mark.slow
 def test_a_run_of_torch_is_what_it_was_and_says_so_while_it_is_unfinished(
     meadow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,6 +104,7 @@ def test_a_run_of_torch_is_what_it_was_and_says_so_while_it_is_unfinished(
     assert "runtime" not in head.meta["backbone"]
 
 
+@pytest.mark.slow
 @needs_openvino
 @pytest.mark.usefixtures("shared_programs")
 def test_another_runtime_does_not_change_which_run_it_is(meadow: Path, tmp_path: Path) -> None:
@@ -125,6 +128,7 @@ def test_another_runtime_does_not_change_which_run_it_is(meadow: Path, tmp_path:
         check_same(identities[0], half, "run")
 
 
+@pytest.mark.slow
 @needs_openvino
 @pytest.mark.usefixtures("shared_programs")
 def test_heads_of_both_runtimes_predict_alike_with_either_and_without_a_warning(
@@ -258,6 +262,7 @@ def test_live_tokens_are_computed_by_torch(meadow: Path, tmp_path: Path) -> None
     assert live.backbone.runtime == "torch"
 
 
+@pytest.mark.slow
 def test_a_config_states_the_options_only_where_they_are_set() -> None:
     for config in (
         TrainConfig(),

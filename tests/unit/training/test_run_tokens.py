@@ -173,6 +173,7 @@ class Stopped(Exception):
     pass
 
 
+@pytest.mark.slow
 def test_a_store_that_was_made_again_from_other_images_does_not_continue_a_run(
     stored: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -51,6 +51,7 @@ def test_a_target_called_overall_has_a_score_of_its_own(
     assert scores.header[1:] == [*targets, "overall (mean)", "its 95 % interval", "its worst fold"]
 
 
+@pytest.mark.slow
 def test_evaluate_scores_a_target_called_overall(meadow: Path, tmp_path: Path) -> None:
     table = renamed(meadow, crop="overall", weed="maps of weed")
     train(a_run(table, ["overall", "maps of weed"]), tmp_path / "run")
@@ -72,6 +73,7 @@ def test_evaluate_scores_a_target_called_overall(meadow: Path, tmp_path: Path) -
         assert ran.code == code, ran.err
 
 
+@pytest.mark.slow
 def test_classes_called_like_columns_of_tables_have_columns_of_their_own(
     meadow: Path, tmp_path: Path
 ) -> None:
@@ -110,6 +112,7 @@ def test_a_target_called_like_predictions_of_another_one_is_refused(
         train(a_run(table, ["weed", f"weed ({method})"]), tmp_path / "run")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("column", "kept"), [("cells", "cells"), ("height", "height")])
 def test_a_target_called_like_the_task_of_masks_is_still_learned(
     meadow: Path, tmp_path: Path, column: str, kept: str

@@ -26,6 +26,8 @@ from dinoneck import Backbone, HeadEnsemble, load_head
 from dinoneck.metrics import class_counts, class_iou, confusion_matrix
 from dinoneck.training import MemoryTokens, TrainConfig, run, train
 
+pytestmark = pytest.mark.slow
+
 SHARES = ("soil", "crop", "weed")
 # rows in which each is known
 CROP, KIND, MASK = range(8), range(3, 11), (0, 4, 5, 6, 7, 8, 9, 10, 11)

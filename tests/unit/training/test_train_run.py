@@ -26,6 +26,8 @@ from dinoneck.training import MemoryTokens, TrainConfig, engine, folder, run, tr
 from dinoneck.training.run_tokens import RunTokens
 from dinoneck.training.table import table_of
 
+pytestmark = pytest.mark.slow
+
 N = 8
 FILES = [
     "baselines/fold-0.safetensors",

@@ -127,6 +127,7 @@ def test_every_image_has_its_bounds_and_the_set_of_its_class() -> None:
     assert "kind: crop 75 % (among crop, bare)" in page.text
 
 
+@pytest.mark.slow
 def test_a_page_is_sound_loads_nothing_and_forbids_it(dense: Predictor) -> None:
     entries = entries_of(
         dense, 3, tokens=np.random.default_rng(0).random((2, 4, 3)), known={"mass": 1.0}
@@ -192,6 +193,7 @@ def report_of(name: str, labels: tuple[str, ...]) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_hostile_names_stay_text() -> None:
     def page(name: str, marked: str) -> str:
         tasks = [
@@ -320,6 +322,7 @@ def test_images_with_a_class_alone_are_cards_with_its_bar() -> None:
     assert "colour bar" not in page.text and "share" not in page.by_tag["section"][0].lower()
 
 
+@pytest.mark.slow
 def test_a_hundred_images_with_24_drawn_take_two_megabytes_at_most(dense: Predictor) -> None:
     """Of noise, which takes more bytes than any photo."""
     random = np.random.default_rng(0)
