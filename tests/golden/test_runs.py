@@ -12,18 +12,10 @@ import pytest
 from tests.golden.runs import CASES, FILE, differences, measure
 
 STORED: dict[str, Any] = json.loads(FILE.read_text())
-QUICK = (
-    "training/grouped_folds_patience_ema_linear",
-    "training/numbers_and_cells_uncertainty",
-    "objects/instances",
-)
-SLOW = tuple(name for name in CASES if name not in QUICK)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
-)
+@pytest.mark.parametrize("name", CASES)
 def test_a_run_gives_what_is_recorded(name: str, tmp_path: Path) -> None:
     measured = measure(name, tmp_path)
     assert differences(STORED[name], measured, name) == [], (

@@ -154,7 +154,7 @@ MASKS = [
     ),
     Mutant(
         sentence="Large objects hide small ones.",
-        where="data.boxes:BoxImages.object_map",
+        where="data.boxes:BoxImages.pixels",
         edit=replace("-_crops[_row].pixels.sum()", by="_crops[_row].pixels.sum()"),
         tests=[_OBJECTS],
     ),
@@ -181,7 +181,7 @@ MASKS = [
     ),
     Mutant(
         sentence="Colours of segments are read from blue to red.",
-        where="data.panoptic:PanopticImages.object_map",
+        where="data.panoptic:PanopticImages.pixels",
         edit=replace("[1, 256, 256**2]", by="[256**2, 256, 1]"),
         tests=[_QUALITY],
     ),

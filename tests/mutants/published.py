@@ -19,7 +19,7 @@ PUBLISHED = [
     Mutant(
         sentence="PMT's heads on ViT-L read the blocks of DINOv2's depth heads.",
         where="published.table:ROWS",
-        edit=replace("_quarters if _depth == 24 else _layers", by="_layers"),
+        edit=never("_backbone.depth == 24"),
         tests=["unit/published/test_published.py::test_the_table_settles_the_traps"],
     ),
     Mutant(

@@ -162,7 +162,7 @@ def test_the_tiles_of_an_image_cover_its_grid(
 ) -> None:
     side = 16 * patches_of_tile
     recipe = Preprocessing(16, size=(side, side))
-    tiling = Tiling(tile=(side, side), overlap=overlap)
+    tiling = Tiling(tile=(side, side), stated_overlap=overlap)
     assume(not isinstance(overlap, int) or overlap < side - 16)
     assume(not isinstance(overlap, float) or overlap * patches_of_tile <= patches_of_tile - 1)
     placement = tiling.recipe((height, width), recipe).placement((height, width))

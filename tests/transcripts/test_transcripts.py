@@ -13,7 +13,6 @@ from tests.transcripts.scenes import FAST, SLOW, commands
 STORED = json.loads(FILE.read_text())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "scene", [*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
 )

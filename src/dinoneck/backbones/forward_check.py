@@ -370,8 +370,9 @@ def _recorded(adapter: Adapter, images: Tensor) -> Iterator[_Record]:
 def _tokens_in_block_output(adapter: Adapter, block: nn.Module, output: Any) -> Tensor:
     """Return the tokens that a block returns: alone, first in a tuple, or in a list of one, as in dinov3."""
     tokens = output
-    has_more = isinstance(output, tuple) and len(output) > 1
-    if has_more or (isinstance(output, tuple | list) and len(output) == 1):
+    is_filled_tuple = isinstance(output, tuple) and len(output) > 0
+    is_list_of_one = isinstance(output, list) and len(output) == 1
+    if is_filled_tuple or is_list_of_one:
         tokens = output[0]
     if isinstance(tokens, Tensor):
         return tokens

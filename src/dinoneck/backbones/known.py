@@ -52,6 +52,18 @@ TIPSV2_HEADS = ("depth_head.", "normals_head.", "segmentation_head.")
 """What the names of the heads' tensors begin with, in files of TIPSv2."""
 
 
+class WeightNames(NamedTuple):
+    """The names of published weights.
+
+    Attributes:
+        timm: with the tag of the weights.
+        transformers: of the same weights for that library; None where it has no copy of them.
+    """
+
+    timm: str
+    transformers: str | None
+
+
 class Known(NamedTuple):
     """A published architecture.
 
@@ -243,7 +255,7 @@ def resolve_name(name: str) -> str:
     names = names_of(short)
     if names is None or short.startswith("vit_"):
         return name if "/" in short else short
-    return names[0]
+    return names.timm
 
 
 def _without_hub(name: str) -> str:
@@ -287,11 +299,8 @@ def is_supported(architecture: str) -> bool:
     return architecture.startswith("vit_") and family_of(architecture) != "other"
 
 
-def names_of(name: str) -> tuple[str, str | None] | None:
-    """Return (timm name with its tag, name for transformers) of published weights, given any name; None if unknown.
-
-    The name for transformers is None where that library has no copy of the weights.
-    """
+def names_of(name: str) -> WeightNames | None:
+    """Return the names of published weights, given any of them; None if unknown."""
     for model in KNOWN:
         first_tag = next(iter(model.hubs))
         for tag, hub in model.hubs.items():
@@ -299,7 +308,7 @@ def names_of(name: str) -> tuple[str, str | None] | None:
             is_of_first = name in (model.name, model.official, model.alias)
             stands_for_tag = is_of_first and tag == first_tag
             if name in (hub, full) or stands_for_tag:
-                return full, hub
+                return WeightNames(timm=full, transformers=hub)
     return None
 
 
@@ -311,7 +320,7 @@ def license_of(name: str) -> str | None:
     if is_unknown_repository(name):
         return None
     names = names_of(_without_hub(name))
-    full = names[0] if names else _without_hub(name)
+    full = _without_hub(name) if names is None else names.timm
     tag = full.partition(".")[2]
     return TAG_LICENSES.get(tag, LICENSES.get(family_of(full)))
 
@@ -414,10 +423,11 @@ def model_of(name: str) -> Known | None:
 def architecture_of(name: str) -> str:
     """Return the architecture of a model name: timm's name without tag and ``_qkvb``."""
     names = names_of(name)
-    return (names[0] if names else name).split(".", 1)[0].removesuffix("_qkvb")
+    full = name if names is None else names.timm
+    return full.split(".", 1)[0].removesuffix("_qkvb")
 
 
-def refuse(name: str, names: list[str]) -> BackboneError:
+def unknown_backbone(name: str, names: list[str]) -> BackboneError:
     """Return the error for a name that is not that of a ViT of the table.
 
     Args:

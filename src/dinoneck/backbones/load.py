@@ -120,18 +120,13 @@ def load_backbone(
         >>> tokens.layers, tokens.grid, tokens.patches[0].shape
         ((5, 2), GridSize(rows=2, cols=3), torch.Size([1, 6, 64]))
     """
-    if not isinstance(name, str):
-        raise ConfigError(
-            f"name is a {type(name).__name__}; expected the name of a model. wrap_backbone(model) "
-            "takes a model"
-        )
+    _check_name(name)
     _check_choices(source, pos_embed)
     if dtype is not None:
         dtype = float_dtype(dtype)
     _check_flags(pretrained=pretrained, norm=norm, frozen=frozen)
     check_runtime(runtime)
-    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or seed < 0):
-        raise ConfigError(f"seed is {seed!r}; expected a whole number, 0 or more, or None")
+    _check_seed(seed)
     asked_name = name
     if source == "timm" or not (is_of_transformers(name) or Path(name).is_dir()):
         name = resolve_name(name)  # folders, and names of transformers' own with it, are kept
@@ -153,9 +148,12 @@ def load_backbone(
             file = _read_file(name, source, checkpoint)
             if source == "timm":
                 name = _with_biases(name, asked_name, file)
-        build = _from_timm if source == "timm" else _from_transformers
-        seed_or_none = (seed or 0) if random else None
-        adapter, origin = build(name, file, seed_or_none, pos_embed)
+        if random and seed is None:
+            seed = 0
+        if source == "timm":
+            adapter, origin = _from_timm(name, file, seed, pos_embed)
+        else:
+            adapter, origin = _from_transformers(name, file, seed, pos_embed)
     if origin["kind"] == "file":
         path = Path(name, "model.safetensors") if checkpoint is None else checkpoint
         if weights_of_file(path) is None:
@@ -318,7 +316,7 @@ def _named_by_file(name: str, asked_name: str, path: File) -> str:
             )
         return name
     names = names_of(name)
-    full = names[0] if names else name
+    full = name if names is None else names.timm
     if architecture_of(published) != architecture_of(full):
         raise BackboneError(
             f"{path} has the name of the weights {published!r}, and the model is {asked_name!r}; "
@@ -372,7 +370,7 @@ def _with_biases(name: str, asked_name: str, file: WeightsFile) -> str:
 def _from_timm(
     name: str, file: WeightsFile | None, seed: int | None, pos_embed: PosEmbed
 ) -> Loaded:
-    """Build a timm model with seeded weights, those of a file, or the published ones."""
+    """Build a timm model with seeded weights, else with those of a file, else with the published ones."""
     adapter = _empty(name, pos_embed, file)
     if seed is not None:
         return adapter, fill_seeded(adapter.model, seed)
@@ -400,7 +398,8 @@ def _from_transformers(
     timm_name: str = name
     repo: str | None = name
     if names is not None:
-        timm_name, repo = names
+        timm_name = names.timm
+        repo = names.transformers
     if seed is not None or file is not None:
         return _by_way_of_timm(timm_name, file, seed, pos_embed)
     if repo is None or "/" not in repo:
@@ -452,6 +451,21 @@ def _options_of(file: WeightsFile, name: str) -> dict[str, int]:
         listed = ", ".join(f"{key}={value}" for key, value in options.items())
         logger.warning("%s: the model is built with %s, as it was trained", file.path, listed)
     return options
+
+
+def _check_name(name: object) -> None:
+    """Raise a ConfigError for what is not the name of a model."""
+    if not isinstance(name, str):
+        raise ConfigError(
+            f"name is a {type(name).__name__}; expected the name of a model. wrap_backbone(model) "
+            "takes a model"
+        )
+
+
+def _check_seed(seed: object) -> None:
+    """Raise a ConfigError for a seed that is neither None nor a whole number of 0 or more."""
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or seed < 0):
+        raise ConfigError(f"seed is {seed!r}; expected a whole number, 0 or more, or None")
 
 
 def _check_choices(source: object, pos_embed: object) -> None:

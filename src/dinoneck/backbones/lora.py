@@ -45,7 +45,7 @@ def add(
         raise ConfigError(f"targets is {targets!r}; expected one of {', '.join(get_args(Targets))}")
     if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= adapter.embed_dim:
         raise BackboneError(f"rank is {rank!r}; expected an integer 1 ... {adapter.embed_dim}")
-    scaling = _checked_alpha(alpha, rank)
+    alpha = _checked_alpha(alpha, rank)
     if _layers(adapter):
         raise BackboneError(
             "this backbone has LoRA weights already; merge_lora() first, or load the backbone again"
@@ -53,7 +53,7 @@ def add(
     names = _names_of_layers(adapter, targets, runs)
     trainable = {id(parameter) for parameter in adapter.parameters() if parameter.requires_grad}
     try:
-        _inject(adapter, names, rank, scaling)
+        _inject(adapter, names, rank, alpha)
         _draw(adapter, seed)
     except BaseException:
         _strip(adapter)
@@ -68,7 +68,7 @@ def add(
     adapter.lora = {
         "kind": "lora",
         "rank": rank,
-        "alpha": scaling,
+        "alpha": alpha,
         "targets": targets,
         "blocks": runs,
     }

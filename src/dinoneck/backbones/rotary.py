@@ -42,7 +42,7 @@ def buffers_of(model: nn.Module) -> dict[str, Tensor]:
 
 
 def changed_buffers(model: nn.Module) -> dict[str, Tensor]:
-    """Return those of :func:`buffers_of` whose values a model that is built by name has not."""
+    """Return those of :func:`buffers_of` that differ from those of a model that is built by name."""
     changed = {}
     for name, value in buffers_of(model).items():
         if not value.is_meta and not torch.equal(value.cpu(), _published(name, value.numel())):

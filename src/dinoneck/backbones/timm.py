@@ -33,7 +33,7 @@ from dinoneck.backbones.known import (
     TINY_WIDTH,
     family_of,
     is_supported,
-    refuse,
+    unknown_backbone,
 )
 from dinoneck.errors import BackboneError
 from dinoneck.grid import patch_pair
@@ -104,7 +104,7 @@ def check_name(name: str) -> None:
             raise BackboneError(
                 f"timm {timm.__version__} has no {architecture!r}; install timm {needed} or newer"
             )
-        raise refuse(name, known_names)
+        raise unknown_backbone(name, known_names)
     if "." in name:
         tagged = timm.list_pretrained(f"{architecture}.*")
         if name not in tagged:
@@ -224,7 +224,7 @@ class TimmAdapter(Adapter):
             # timm computes the positions on the host: a GPU would wait for their copy in every
             # forward
             is_on_gpu = images.device.type != "cpu" and not self.model.training
-            if (torch.compiler.is_compiling() or is_on_gpu) and self._is_dinov3:
+            if (torch.compiler.is_compiling() or is_on_gpu) and self._has_traced_form:
                 x, rotary = self._traced(self._patches(images))
                 return self.model.norm_pre(x), [rotary] * self.depth
         elif self.pos_embed == "official" and self._is_plain_dinov2:
@@ -278,7 +278,7 @@ class TimmAdapter(Adapter):
         It is so for a ``rope`` whose inner methods were replaced. Both are computed on the model's
         device.
         """
-        if not isinstance(self.model, Eva) or not self._is_dinov3:
+        if not isinstance(self.model, Eva) or not self._has_traced_form:
             return
         rope: Any = self.model.rope
         if rope.periods.is_meta:
@@ -319,7 +319,7 @@ class TimmAdapter(Adapter):
         return gives_maps and not embed.dynamic_img_pad
 
     @property
-    def _is_dinov3(self) -> bool:
+    def _has_traced_form(self) -> bool:
         """Whether :meth:`_traced` covers all that this model does between patches and blocks."""
         model = self.model
         rope = model.rope

@@ -55,7 +55,8 @@ _CLASSIFIER = re.compile(
     r"(head|heads|cls_head|head_dist|classifier|fc|fc_norm|linear|linear_head|dino_head|"
     r"ibot_head|projector|projection_head|predictor|attn_pool)\."
 )
-_BLOCK = re.compile(r"^blocks\.(\d+)\.(?:(\d+)\.)?|^(?:\w+\.)*layer\.(\d+)\.")
+# "blocks.3." of timm and the repositories, "blocks.0.3." of block 3 in a chunk, "encoder.layer.3."
+_BLOCK = re.compile(r"^(?:blocks\.(?:\d+\.)?|(?:\w+\.)*layer\.)(?P<number>\d+)\.")
 _GATED = re.compile(r"\.mlp\.(w1|w12|fc1_g|gate_proj|weights_in)\.")
 _SIZES = {192: "ViT-T", 384: "ViT-S", 768: "ViT-B", 1024: "ViT-L", 1152: "SoViT-400M"}
 _SIZES |= {1280: "ViT-H+", 1536: "ViT-g", 4096: "ViT-7B"}
@@ -460,12 +461,12 @@ def _first_of(state: Mapping[str, Tensor], names: Sequence[str]) -> Tensor | Non
 
 
 def _depth(state: Mapping[str, Tensor]) -> int:
-    """Return the number of blocks: one more than the largest number, behind the chunk's if there is one."""
+    """Return the number of blocks: one more than the largest number."""
     depth = 0
     for name in state:
-        if match := _BLOCK.match(name):
-            number = match[3] or match[2] or match[1]
-            depth = max(depth, int(number) + 1)
+        match = _BLOCK.match(name)
+        if match is not None:
+            depth = max(depth, int(match["number"]) + 1)
     return depth
 
 

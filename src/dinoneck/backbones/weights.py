@@ -125,6 +125,17 @@ def _load_named(
 ) -> None:
     """Load tensors into a model of this size with the same names; every key must match."""
     state = rotary.load_buffers(model, state, path)
+    problems = [*_problems_of_names(model, state), *_problems_of_values(model, state)]
+    if problems:
+        raise BackboneError(
+            f"{path} does not fit {type(model).__name__}: {'; '.join(problems[:_SHOWN])}"
+        )
+    model.load_state_dict(state, strict=True)
+    logger.info("%d tensors of %s loaded", len(state), path)
+
+
+def _problems_of_names(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
+    """Say which tensors a file lacks or has in addition, and what that suggests."""
     expected = model.state_dict()
     problems = []
     missing = expected.keys() - state.keys()
@@ -147,6 +158,13 @@ def _load_named(
             problems.append("these biases are of the architecture whose name ends in '_qkvb'")
         elif any(key.endswith(_QUERY_BIASES) for key in missing):
             problems.append("the file is of the architecture whose name does not end in '_qkvb'")
+    return problems
+
+
+def _problems_of_values(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
+    """Say which tensors have another shape or kind than in the model, or values that are not finite."""
+    expected = model.state_dict()
+    problems = []
     for key in sorted(expected.keys() & state.keys()):
         value = state[key]
         shape = tuple(expected[key].shape)
@@ -156,12 +174,7 @@ def _load_named(
             problems.append(f"{key} is {value.dtype}, expected floating point")
         elif not bool(value.isfinite().all()):
             problems.append(f"{key} holds values that are not finite")
-    if problems:
-        raise BackboneError(
-            f"{path} does not fit {type(model).__name__}: {'; '.join(problems[:_SHOWN])}"
-        )
-    model.load_state_dict(state, strict=True)
-    logger.info("%d tensors of %s loaded", len(state), path)
+    return problems
 
 
 def _has_bias_variants(model: nn.Module) -> bool:
@@ -224,10 +237,8 @@ def _not_fetched(repo_id: str, error: Exception) -> BackboneError:
     """Return the error for weights that are neither cached nor downloaded."""
     names = names_of(repo_id)
     copy = ""
-    if names is not None:
-        timm_name, transformers_name = names
-        if transformers_name == repo_id:
-            copy = f"load timm's copy of the same weights, {timm_name!r}; or "
+    if names is not None and names.transformers == repo_id:
+        copy = f"load timm's copy of the same weights, {names.timm!r}; or "
     return BackboneError(
         f"pretrained weights of {repo_id} are not in the local cache and were not downloaded: "
         f"{refusal(error, repo_id) or unreachable(error)}. Or {copy}pass checkpoint= "
@@ -261,23 +272,34 @@ def to_timm(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
                 key = pattern.sub(replacement, key)
         result[key] = value
     if "register_tokens" in result and {"pos_embed", "cls_token"} <= result.keys():
-        # timm adds position embeddings to patches only: the official one of CLS is added to the
-        # token
-        result["reg_token"] = result.pop("register_tokens")
-        position = result["pos_embed"]
-        result["cls_token"] = result["cls_token"] + position[:, :1]
-        result["pos_embed"] = position[:, 1:]
+        _fold_position_of_cls(result)
     periods = state.get("rope_embed.periods")
     if rope is not None and periods is not None:
-        model_periods = getattr(rope, "periods", None)
-        if not isinstance(model_periods, Tensor) or model_periods.shape != periods.shape:
-            raise BackboneError(
-                f"rope_embed.periods has shape {tuple(periods.shape)}; the model has no place for "
-                "it"
-            )
-        with torch.no_grad():
-            model_periods.copy_(periods)
+        _load_periods(rope, periods)
     return result
+
+
+def _fold_position_of_cls(state: dict[str, Tensor]) -> None:
+    """Add the position embedding of CLS to its token, in place: timm adds positions to patches only."""
+    state["reg_token"] = state.pop("register_tokens")
+    position = state["pos_embed"]
+    state["cls_token"] = state["cls_token"] + position[:, :1]
+    state["pos_embed"] = position[:, 1:]
+
+
+@torch.no_grad()
+def _load_periods(rope: nn.Module, periods: Tensor) -> None:
+    """Copy the periods of a file into timm's module of rotary positions.
+
+    Raises:
+        BackboneError: if it has no such buffer of this shape.
+    """
+    model_periods = getattr(rope, "periods", None)
+    if not isinstance(model_periods, Tensor) or model_periods.shape != periods.shape:
+        raise BackboneError(
+            f"rope_embed.periods has shape {tuple(periods.shape)}; the model has no place for it"
+        )
+    model_periods.copy_(periods)
 
 
 def has_query_bias(state: Mapping[str, Tensor]) -> bool:

@@ -407,14 +407,14 @@ def check_backbone_name(name: str | None, source: str | None = None) -> None:
     Raises:
         BackboneError: with the nearest known name.
     """
-    from dinoneck.backbones.known import KNOWN, TINY, is_supported, refuse, resolve_name
+    from dinoneck.backbones.known import KNOWN, TINY, is_supported, resolve_name, unknown_backbone
 
     if name is None or name == TINY or source == "transformers":
         return
     full_name = resolve_name(name)
     is_path_or_repository = "/" in full_name
     if not is_path_or_repository and not is_supported(full_name):
-        raise refuse(name, [model.name for model in KNOWN])
+        raise unknown_backbone(name, [model.name for model in KNOWN])
 
 
 def check_output(

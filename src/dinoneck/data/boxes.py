@@ -290,10 +290,10 @@ class BoxImages(ListedImages):
             DataError: without ``masks=True``, if the image has another size than in the JSON, or
                 1000 objects of a class or more.
         """
-        return self.object_map(i).ids()
+        return self._object_map(i).ids()
 
-    def object_map(self, i: int) -> ObjectMap:
-        """Return which object every pixel of an image belongs to; of those of :meth:`pixels`, any number.
+    def _object_map(self, i: int) -> ObjectMap:
+        """Which object every pixel of an image belongs to; of those of :meth:`pixels`, any number.
 
         Raises:
             DataError: without ``masks=True``, or if the image has another size than in the JSON.
@@ -313,7 +313,7 @@ class BoxImages(ListedImages):
             height, width = crop.pixels.shape
             window = rows[crop.top : crop.top + height, crop.left : crop.left + width]
             window[crop.pixels] = row
-        return self._object_map(i, rows, background=0)
+        return self._map_of_rows(i, rows, background=0)
 
     def ground_truth(self) -> dict[str, Any]:
         """Return what was kept as a COCO dict, for COCO's evaluation; no image is decoded.

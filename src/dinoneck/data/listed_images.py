@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import filecmp
 import logging
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -563,7 +564,11 @@ class ListedImages(Dataset[Any]):
             f"{cause}; correct the JSON or restore the file"
         )
 
-    def _object_map(self, i: int, rows: Ids, background: int) -> ObjectMap:
+    @abstractmethod
+    def _object_map(self, i: int) -> ObjectMap:
+        """Which object every pixel of an image belongs to, see :func:`object_map_of`."""
+
+    def _map_of_rows(self, i: int, rows: Ids, background: int) -> ObjectMap:
         """The map of the objects of an image, as ``rows`` of :class:`ObjectMap` has their places."""
         return ObjectMap(
             rows=rows,
@@ -573,6 +578,15 @@ class ListedImages(Dataset[Any]):
             path=self.paths[i],
             classes=self.classes,
         )
+
+
+def object_map_of(images: ListedImages, i: int) -> ObjectMap:
+    """Return which object every pixel of an image belongs to, for any number of objects of a class.
+
+    Raises:
+        DataError: as ``images.pixels``, but for the number of objects.
+    """
+    return images._object_map(i)
 
 
 @dataclass

@@ -251,10 +251,10 @@ class PanopticImages(ListedImages):
                 segments of a class or more. Also if the PNG is neither of three colours nor grey,
                 has ids that are not listed, or contradicts their ``bbox``.
         """
-        return self.object_map(i).ids()
+        return self._object_map(i).ids()
 
-    def object_map(self, i: int) -> ObjectMap:
-        """Return which segment every pixel of an image belongs to; of those of :meth:`pixels`, any number.
+    def _object_map(self, i: int) -> ObjectMap:
+        """Which segment every pixel of an image belongs to; of those of :meth:`pixels`, any number.
 
         Raises:
             DataError: as :meth:`pixels`, but for the number of segments.
@@ -269,7 +269,7 @@ class PanopticImages(ListedImages):
         rows = np.full(size, NO_OBJECT, np.int64)
         for row, segment in enumerate(self._objects[i]):
             rows[png_ids == segment.png_id] = row
-        return self._object_map(i, rows, background=UNKNOWN)
+        return self._map_of_rows(i, rows, background=UNKNOWN)
 
     def _check_png_ids(self, png_ids: Ids, listed: set[int], png: Path) -> None:
         """Raise a DataError for a PNG that shows other ids than its segments_info lists."""

@@ -35,6 +35,7 @@ _BITS = 5  # of a number in COCO's text per character
 _MORE = 1 << _BITS  # set in a character unless it is the last one of its number
 _SIGN = 1 << (_BITS - 1)  # set in the last character of a negative number
 _ZERO = ord("0")  # the character of the value 0
+_MOST_MASKS = 255  # whose area pycocotools 2.0 gives in one call, with NumPy 2
 _LONGEST_NUMBER = 7  # characters, 35 bits: more than any image has pixels
 _EQUAL_PX = 1  # by which four numbers may differ from the box that they repeat
 # points of a polygon that is looked at for edges that cross, and the share of its area that is left
@@ -489,14 +490,19 @@ def count_in_masks(shapes: Sequence[Shape], sizes: Sequence[tuple[int, int]]) ->
     Raises:
         ImportError: if pycocotools is not installed.
     """
-    mask = _pycocotools()
     encoded = []
     for shape, (height, width) in zip(shapes, sizes, strict=True):
         encoded.append(_encoded(shape, height, width))
-    if not encoded:
-        return np.zeros(0)
-    counts: Array = np.asarray(mask.area(encoded), np.float64)
-    return counts
+    return _areas(encoded)
+
+
+def _areas(encoded: Sequence[Any]) -> Array:
+    """How many pixels each mask has, (n,) float64; the masks are as pycocotools encodes them."""
+    areas = np.zeros(len(encoded))
+    for start in range(0, len(encoded), _MOST_MASKS):
+        group = slice(start, start + _MOST_MASKS)
+        areas[group] = _pycocotools().area(encoded[group])
+    return areas
 
 
 @dataclass(frozen=True)
@@ -530,7 +536,7 @@ def nesting_of(shape: Shape, height: int, width: int) -> Nesting | None:
     if not pairs:
         return None
     parts = mask.frPyObjects(shape, height, width)
-    areas = mask.area(parts)
+    areas = _areas(parts)
     is_nested = False
     for inner, outer in pairs:
         shared = mask.area(mask.merge([parts[inner], parts[outer]], intersect=True))

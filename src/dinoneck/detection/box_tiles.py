@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -75,6 +75,18 @@ class _DecodedImage:
         }
 
 
+class BoxSample(NamedTuple):
+    """A part of an image that is trained on.
+
+    Attributes:
+        row: of the image in its dataset.
+        tile: the part; all of an image that fits a tile.
+    """
+
+    row: int
+    tile: Tile
+
+
 class BoxTiles(Dataset[Any]):
     """The tiles of images with boxes, each a sample; an image that fits a tile is one sample.
 
@@ -98,7 +110,7 @@ class BoxTiles(Dataset[Any]):
 
     Attributes:
         images: as passed.
-        samples: row of the image, and tile, of each sample.
+        samples: in the order of the images.
         num_cut: how many images are larger than a tile.
         num_empty: how many tiles show no object.
 
@@ -114,7 +126,7 @@ class BoxTiles(Dataset[Any]):
     ) -> None:
         self.images = images
         self.transform = transform
-        self.samples: list[tuple[int, Tile]] = []
+        self.samples: list[BoxSample] = []
         self.num_cut = 0
         self.num_empty = 0
         for row, image_size in enumerate(images.sizes):
@@ -123,7 +135,7 @@ class BoxTiles(Dataset[Any]):
             tiles = tiles_of(image_size, tiling)
             self.num_cut += len(tiles) > 1
             for tile in tiles:
-                self.samples.append((row, tile))
+                self.samples.append(BoxSample(row, tile))
                 shares = _shown_shares(corners, masks, tile)
                 self.num_empty += not (shares >= LEAST_SHARE).any()
         self._decoded: OrderedDict[int, _DecodedImage] = OrderedDict()  # last used last
@@ -132,8 +144,8 @@ class BoxTiles(Dataset[Any]):
         return len(self.samples)
 
     def __getitem__(self, i: int) -> Any:
-        row, tile = self.samples[i]
-        decoded = self._image(row)
+        tile = self.samples[i].tile
+        decoded = self._image(self.samples[i].row)
         rows = slice(tile.top, tile.top + tile.height)
         cols = slice(tile.left, tile.left + tile.width)
         image = tv_tensors.Image(decoded.pixels[:, rows, cols].clone())
@@ -152,8 +164,8 @@ class BoxTiles(Dataset[Any]):
             generator: decides the order.
         """
         samples_of_image: dict[int, list[int]] = {}
-        for sample, (row, _) in enumerate(self.samples):
-            samples_of_image.setdefault(row, []).append(sample)
+        for number, sample in enumerate(self.samples):
+            samples_of_image.setdefault(sample.row, []).append(number)
         order: list[int] = []
         for rows in self._groups(generator.permutation(len(self.images)).tolist()):
             samples = []

@@ -192,31 +192,30 @@ def _curves_of_faster(
     precision = evaluation.eval["precision"][:, :, :, 0, 0]
     recall = evaluation.eval["recall"][:, :, 0, 0]
 
+    # matching once more changes the evaluation: all that is read of it is read before
     matches = _matches_at_half(evaluation)
+    counted = _counted(predicted.dataset["annotations"], most_objects)
     crowd_ids = {entry["id"] for entry in known.dataset["annotations"] if entry["iscrowd"]}
-    scores = []
-    is_right = []
-    columns = []
-    for entry in _counted(predicted.dataset["annotations"], most_objects):
-        known_id = matches.get(entry["id"])
-        if known_id not in crowd_ids:
-            scores.append(entry["score"])
-            is_right.append(known_id is not None)
-            columns.append(entry["category_id"] - 1)  # ranks begin with 1
+    outside_crowds = [entry for entry in counted if matches.get(entry["id"]) not in crowd_ids]
     num_known = np.zeros(len(categories), np.int64)
     for entry in known.dataset["annotations"]:
         if entry["id"] not in crowd_ids:
-            num_known[entry["category_id"] - 1] += 1
+            num_known[_column_of(entry)] += 1
     return PrecisionCurves(
         iou_thresholds=iou_thresholds,
         precision=precision,
         recall=recall,
         category_ids=list(categories),
-        scores=np.array(scores, np.float64),
-        is_right=np.array(is_right, bool),
-        columns=np.array(columns, np.int64),
+        scores=np.array([entry["score"] for entry in outside_crowds], np.float64),
+        is_right=np.array([entry["id"] in matches for entry in outside_crowds], bool),
+        columns=np.array([_column_of(entry) for entry in outside_crowds], np.int64),
         num_known=num_known,
     )
+
+
+def _column_of(entry: Mapping[str, Any]) -> int:
+    """The column of an entry's class, whose id is its rank, from 1."""
+    return int(entry["category_id"]) - 1
 
 
 def _ranks(ids: Iterable[Any]) -> dict[Any, int]:

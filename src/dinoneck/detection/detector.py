@@ -90,6 +90,30 @@ class _NetworkInput:
     is_last: bool
 
 
+class _DetectionsOfTiles:
+    """The detections of an image, tile by tile; an image that is not cut is one tile.
+
+    Attributes:
+        memory: for the masks.
+    """
+
+    def __init__(self) -> None:
+        self.memory = CropMemory()
+        self._tiles: list[Tile] = []
+        self._detections: list[Detections] = []
+
+    def add(self, tile: Tile, detections: Detections) -> None:
+        """Take the detections of the next tile, in pixels of the image."""
+        self._tiles.append(tile)
+        self._detections.append(detections)
+
+    def merged(self, image_size: tuple[int, int]) -> Detections:
+        """Return those of the whole image, without those that two tiles found."""
+        if len(self._tiles) == 1:
+            return self._detections[0]
+        return merge_tiles(self._detections, self._tiles, image_size)
+
+
 @dataclass(frozen=True)
 class Publication:
     """What is known of the weights that a detector was published with, or was fine-tuned from.
@@ -322,22 +346,16 @@ class Detector(LeastScores, nn.Module):
         if self._num_expected < len(called.images):
             self.expect_images(len(called.images))
         predictions = []
-        of_tiles: list[Detections] = []
-        memory = CropMemory()
-        tiles: list[Tile] = []
+        whole = _DetectionsOfTiles()
         inputs = self._inputs(called.images, tiling)
         for network_input, detections in self._detect(inputs, batch_size, max_boxes=max_boxes):
-            of_tiles.append(self._in_image(detections, network_input, least_score, memory=memory))
-            tiles.append(network_input.tile)
+            of_tile = self._in_image(detections, network_input, least_score, memory=whole.memory)
+            whole.add(network_input.tile, of_tile)
             if network_input.is_last:
-                merged = of_tiles[0]
-                if len(tiles) > 1:
-                    merged = merge_tiles(of_tiles, tiles, network_input.image_size)
+                merged = whole.merged(network_input.image_size)
                 predictions.append(self._named(merged, are_masks_cropped=tiling is not None))
-                of_tiles = []
-                memory = CropMemory()
-                tiles = []
                 self._num_expected -= 1
+                whole = _DetectionsOfTiles()
         return called.named(predictions)
 
     def _detect(

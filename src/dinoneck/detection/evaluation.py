@@ -15,7 +15,13 @@ from torch import Tensor
 from dinoneck.checks import check_minimum
 from dinoneck.data.boxes import BoxImages
 from dinoneck.data.cells import PathLike
-from dinoneck.data.listed_images import UNKNOWN, Crowd, ListedImages, ObjectMap
+from dinoneck.data.listed_images import (
+    UNKNOWN,
+    Crowd,
+    ListedImages,
+    ObjectMap,
+    object_map_of,
+)
 from dinoneck.data.panoptic import PanopticImages
 from dinoneck.detection.coco_evaluation import IouType, PrecisionCurves, precision_curves
 from dinoneck.detection.detector import Detector
@@ -566,7 +572,8 @@ def score_segments(dataset: PanopticImages, objects: Objects) -> dict[str, Any]:
     terms = []
     for i, image_id in enumerate(dataset.ids):
         segments = listed.get(image_id, [])
-        terms.append(_segment_terms(dataset.object_map(i), segments, num_classes=num_classes))
+        object_map = object_map_of(dataset, i)
+        terms.append(_segment_terms(object_map, segments, num_classes=num_classes))
     sums: Array = np.sum(terms, axis=0)  # (3, K)
     panoptic_quality = class_panoptic_quality(sums)
     segmentation_quality = class_segmentation_quality(sums)

@@ -157,7 +157,10 @@ class DetectionHead(Configured, nn.Module):
         num_cells = 0
         for stride in self._strides():
             num_cells += int(height / stride) * int(width / stride)
-        num_queries = getattr(getattr(self.model, "config", None), "num_queries", 0)
+        num_queries = 0  # of torchvision's detectors
+        if self.detector in DETRS:
+            model: Any = self.model
+            num_queries = model.config.num_queries
         if num_cells < num_queries:
             raise ConfigError(
                 f"size {height}x{width} gives {num_cells} cells; expected {num_queries} (queries) or "

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dinoneck.data.bands import read_channels
 from dinoneck.data.boxes import BoxImages
-from dinoneck.data.listed_images import Ids, ObjectMap
+from dinoneck.data.listed_images import Ids, ObjectMap, object_map_of
 from dinoneck.data.panoptic import PanopticImages
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.detection.box_tiles import LEAST_SHARE
@@ -28,12 +28,15 @@ class TileSample:
     Attributes:
         row: of the image in its dataset.
         tile: the part; all of an image that fits a tile.
-        num_objects: how many objects it shows, without stuff.
+        num_objects: how many objects it shows that are trained on there, without stuff.
+        trained: the places of these objects, and of its stuff and crowd regions, in
+            :class:`ObjectMap`; None of an image that is not cut: all.
     """
 
     row: int
     tile: Tile
     num_objects: int
+    trained: Ids | None
 
 
 class ObjectTiles:
@@ -56,7 +59,7 @@ class ObjectTiles:
         samples: in the order of the images.
 
     Raises:
-        DataError: as ``images.object_map``.
+        DataError: as :func:`dinoneck.data.listed_images.object_map_of`.
         ConfigError: if the tiles do not move on.
     """
 
@@ -68,16 +71,28 @@ class ObjectTiles:
             for row, count in enumerate(images.numbers.values()):
                 height, width = images.sizes[row]
                 whole = Tile(top=0, left=0, height=height, width=width)
-                self.samples.append(TileSample(row, whole, num_objects=count))
+                self.samples.append(TileSample(row, whole, num_objects=count, trained=None))
             return
         for row in range(len(images)):
-            tiles = tiles_of(images.sizes[row], tiling)
-            object_map = images.object_map(row)
-            areas = object_map.areas(object_map.rows)
-            for tile in tiles:
-                trained = _trained_objects(object_map, areas, tile)
-                num_objects = int((trained & object_map.is_thing()).sum())
-                self.samples.append(TileSample(row, tile, num_objects=num_objects))
+            self.samples += self._samples_of(row, tiling)
+
+    def _samples_of(self, row: int, tiling: Tiling) -> list[TileSample]:
+        """The tiles of an image, with the objects that are trained on in each."""
+        tiles = tiles_of(self.images.sizes[row], tiling)
+        object_map = object_map_of(self.images, row)
+        areas = object_map.areas(object_map.rows)
+        is_thing = object_map.is_thing()
+        samples = []
+        for tile in tiles:
+            is_trained = _are_trained(object_map, areas, tile)
+            sample = TileSample(
+                row,
+                tile,
+                num_objects=int((is_trained & is_thing).sum()),
+                trained=np.flatnonzero(is_trained) if len(tiles) > 1 else None,
+            )
+            samples.append(sample)
+        return samples
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -125,20 +140,20 @@ class ObjectTiles:
     def tile_ids(self) -> Iterator[Ids]:
         """Yield the ids of the pixels (h, w) of every sample, numbered as ``images.pixels`` numbers those of an image.
 
+        The maps of images that are cut were read when their objects were counted, and are read
+        again: kept until now, those of large images would take 8 bytes a pixel.
+
         Raises:
             DataError: if a sample has 1000 objects of a class or more.
         """
         for row in range(len(self.images)):
-            tiles = self.tiles_of_image(row)
-            object_map = self.images.object_map(row)
-            if len(tiles) == 1:
-                yield object_map.ids()
-                continue
-            areas = object_map.areas(object_map.rows)
-            for tile in tiles:
-                trained = _trained_objects(object_map, areas, tile)
-                ids = object_map.ids_of_objects(np.flatnonzero(trained), shown_in="a tile of ")
-                yield ids[_shown(object_map, tile)]
+            object_map = object_map_of(self.images, row)
+            for sample in self._samples_of_image(row):
+                if sample.trained is None:
+                    yield object_map.ids()
+                else:
+                    ids = object_map.ids_of_objects(sample.trained, shown_in="a tile of ")
+                    yield ids[_shown(object_map, sample.tile)]
 
     def pictures(self, preprocess: Preprocessing) -> list[Tensor]:
         """Return the pixels (channels, h, w) of every sample, as ``preprocess`` takes them.
@@ -156,7 +171,11 @@ class ObjectTiles:
 
     def tiles_of_image(self, row: int) -> list[Tile]:
         """Return the tiles of an image."""
-        return [sample.tile for sample in self.samples if sample.row == row]
+        return [sample.tile for sample in self._samples_of_image(row)]
+
+    def _samples_of_image(self, row: int) -> list[TileSample]:
+        """The samples of an image, tile by tile."""
+        return [sample for sample in self.samples if sample.row == row]
 
 
 def _shown(object_map: ObjectMap, tile: Tile) -> Ids:
@@ -165,8 +184,14 @@ def _shown(object_map: ObjectMap, tile: Tile) -> Ids:
     return object_map.rows[top : top + height, left : left + width]
 
 
-def _trained_objects(object_map: ObjectMap, areas: Ids, tile: Tile) -> Ids:
-    """Whether a tile shows each object, and enough of it, (n,) bool; ``areas`` are those in the image."""
+def _are_trained(object_map: ObjectMap, areas: Ids, tile: Tile) -> Ids:
+    """Whether each object is trained on in a tile, which shows it, and enough of it, (n,) bool.
+
+    Args:
+        object_map: of the image.
+        areas: pixels of each object in the image, (n,).
+        tile: a part of the image.
+    """
     shown_areas = object_map.areas(_shown(object_map, tile))
     largest_shown = np.minimum(areas, tile.height * tile.width)
     is_sliver = object_map.is_thing() & (shown_areas < LEAST_SHARE * largest_shown)

@@ -65,6 +65,7 @@ TASK = "objects"
 FEWEST_STEPS = 500
 _FEWEST_QUERIES = 20  # of a mask head
 _MOST_QUERIES = 100
+_NECK_CHANNELS = 64  # of a pyramid head, where the config has no head
 _STRIDE = 4  # pixels of the prepared image per value of the targets
 _MIN_SCORES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # of segments; the one with the best PQ is taken
 
@@ -218,7 +219,7 @@ def _head_with_defaults(config: TrainInstancesConfig, most_objects: int) -> dict
     if "type" not in head:
         head["type"] = config.default_head
         if head["type"] == "dpt_neck":
-            head = {"out_channels": 64} | head
+            head = {"out_channels": _NECK_CHANNELS} | head
     if head["type"] == "mask":
         num_queries = min(max(2 * most_objects, _FEWEST_QUERIES), _MOST_QUERIES)
         head = {"num_queries": num_queries} | head
@@ -272,17 +273,16 @@ def prepare_instances(
     evaluator = ObjectEvaluator(
         table, tiles, problem=problem, folds=folds, preprocess=tokens.preprocess
     )
-    trainer = ObjectTrainer(
+    return ObjectTrainer(
         config,
         out,
+        tiles=tiles,
         table=table,
         tokens=tokens,
         problem=problem,
         folds=folds,
         evaluator=evaluator,
     )
-    trainer.tiles = tiles
-    return trainer
 
 
 def _table_of_dataset(dataset: ObjectImages) -> Table:
@@ -354,13 +354,41 @@ def _shown_tile(
 
 
 class ObjectTrainer(Trainer[TrainInstancesConfig]):
-    """Trains heads that predict objects, see :class:`dinoneck.training.run.Trainer`.
+    """Trains heads that predict objects.
 
-    Attributes:
+    Args:
+        config: of the run.
+        folder: of the results.
         tiles: the images, and how they are cut.
+        table: as of :class:`dinoneck.training.run.Trainer`, as all that follow.
+        tokens: of the images, or of their tiles.
+        problem: of :func:`object_problem`.
+        folds: of the run.
+        evaluator: of the objects.
     """
 
-    tiles: ObjectTiles
+    def __init__(
+        self,
+        config: TrainInstancesConfig,
+        folder: Path,
+        *,
+        tiles: ObjectTiles,
+        table: Table,
+        tokens: RunTokens,
+        problem: Problem,
+        folds: Sequence[Fold],
+        evaluator: ObjectEvaluator,
+    ) -> None:
+        super().__init__(
+            config,
+            folder,
+            table=table,
+            tokens=tokens,
+            problem=problem,
+            folds=folds,
+            evaluator=evaluator,
+        )
+        self.tiles = tiles
 
     @property
     def tta(self) -> None:

@@ -7,8 +7,9 @@ import logging
 import os
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -32,6 +33,7 @@ from dinoneck.version import __version__
 
 logger = logging.getLogger(__name__)
 
+Array = np.ndarray[Any, Any]
 OUTPUTS = ("boxes", "scores", "labels")
 MASKS = "masks"  # the output after these, of a model that gives masks
 _CANDIDATES = ("candidate_boxes", "candidate_scores", "candidate_labels")
@@ -165,8 +167,14 @@ def _record(parity: BoxParity, half: bool) -> dict[str, Any]:
     """A parity as the metadata of a file hold it, with its tolerance."""
     record = parity._asdict()
     del record["first_unmatched"]
-    tolerance = HALF_TOLERANCE if half else FLOAT32_TOLERANCE
-    return {**record, "tolerance": tolerance._asdict()}
+    return {**record, "tolerance": _tolerance(half)._asdict()}
+
+
+def _tolerance(half: bool) -> BoxTolerance:
+    """How far the boxes of a file in float32, or with ``half``, may be from the detector's."""
+    if half:
+        return HALF_TOLERANCE
+    return FLOAT32_TOLERANCE
 
 
 def _check_float32(detector: Any) -> None:
@@ -357,7 +365,7 @@ def _compare(detector: Any, proto: Any, size: tuple[int, int], *, half: bool) ->
     Raises:
         CheckpointError: if more of its boxes differ than the tolerance allows.
     """
-    tolerance = HALF_TOLERANCE if half else FLOAT32_TOLERANCE
+    tolerance = _tolerance(half)
     channels = detector.preprocess.channels
     with onnx_runner(proto, lambda image: [image]) as run:
         images = _random_images(channels, size, with_blobs=half)
@@ -372,25 +380,31 @@ def _compare(detector: Any, proto: Any, size: tuple[int, int], *, half: bool) ->
             _LEAST_SCORE,
         )
     if parity.unmatched > tolerance.unmatched * parity.compared:
-        if not half:
-            raise CheckpointError(
-                f"the ONNX file gives other boxes than the detector: {parity.first_unmatched}",
-                step="config",
-            )
-        reason = ""
-        if detector.head.detector not in SUPPRESSING:
-            reason = (
-                " (rounding ranks proposals of nearly equal scores in another order, as most are "
-                "of weights that are not trained)"
-            )
+        if half:
+            raise _other_boxes_in_half(detector, parity)
         raise CheckpointError(
-            f"in float16 {parity.unmatched} of {parity.compared} boxes have no counterpart of the "
-            f"detector's within {tolerance.box_px:g} px and a score of {tolerance.score:g}, more "
-            f"than {tolerance.unmatched:.0%}: {parity.first_unmatched}{reason}; nothing was written. "
-            "Leave half out (--half)",
+            f"the ONNX file gives other boxes than the detector: {parity.first_unmatched}",
             step="config",
         )
     return parity
+
+
+def _other_boxes_in_half(detector: Any, parity: BoxParity) -> CheckpointError:
+    """The error for a file with ``half`` of which more boxes differ than the tolerance allows."""
+    tolerance = HALF_TOLERANCE
+    reason = ""
+    if detector.head.detector not in SUPPRESSING:
+        reason = (
+            " (rounding ranks proposals of nearly equal scores in another order, as most are "
+            "of weights that are not trained)"
+        )
+    return CheckpointError(
+        f"in float16 {parity.unmatched} of {parity.compared} boxes have no counterpart of the "
+        f"detector's within {tolerance.box_px:g} px and a score of {tolerance.score:g}, more "
+        f"than {tolerance.unmatched:.0%}: {parity.first_unmatched}{reason}; nothing was written. "
+        "Leave half out (--half)",
+        step="config",
+    )
 
 
 def _detections(
@@ -437,44 +451,81 @@ def compare_boxes(
         pairs: of every image the detections of one runtime, and those of the other.
         tolerance: how near a counterpart is.
     """
-    compared = 0
-    unmatched = 0
-    box_px = 0.0
-    score_gap = 0.0
-    first_unmatched = None
+    total = _Comparison()
     for first, second in pairs:
-        for detections, others in ((first, second), (second, first)):
-            boxes, scores, labels, *masks = (np.asarray(values) for values in detections)
-            other_boxes, other_scores, other_labels, *other_masks = (
-                np.asarray(values) for values in others
-            )
-            for i, (box, score, label) in enumerate(zip(boxes, scores, labels, strict=True)):
-                if score < _LEAST_SCORE:
-                    continue
-                compared += 1
-                px = np.abs(other_boxes - box).max(1)
-                gaps = np.abs(other_scores - score)
-                is_counterpart = (
-                    (px < tolerance.box_px) & (gaps < tolerance.score) & (other_labels == label)
-                )
-                for mask, candidates in zip(masks, other_masks, strict=True):
-                    mask_gaps = np.abs(candidates[is_counterpart] - mask[i]).max((1, 2))
-                    is_counterpart[is_counterpart] = mask_gaps < tolerance.score
-                if is_counterpart.any():
-                    nearest = np.where(is_counterpart, px, np.inf).argmin()
-                    box_px = max(box_px, float(px[nearest]))
-                    score_gap = max(score_gap, float(gaps[nearest]))
-                    continue
-                unmatched += 1
-                if first_unmatched is None:
-                    first_unmatched = (
-                        f"box {np.round(box, 2).tolist()} of class {int(label)}, score "
-                        f"{score:.4f}, is in one of them only"
-                    )
+        total.add(_AllDetections.of(first), _AllDetections.of(second), tolerance)
+        total.add(_AllDetections.of(second), _AllDetections.of(first), tolerance)
     return BoxParity(
-        compared=compared,
-        unmatched=unmatched,
-        box_px=box_px,
-        score=score_gap,
-        first_unmatched=first_unmatched,
+        compared=total.compared,
+        unmatched=total.unmatched,
+        box_px=total.box_px,
+        score=total.score,
+        first_unmatched=total.first_unmatched,
     )
+
+
+class _AllDetections(NamedTuple):
+    """The detections of an image as arrays.
+
+    Attributes:
+        boxes: (n, 4) XYXY in pixels.
+        scores: (n,).
+        labels: (n,).
+        masks: (n, h, w) in 0 ... 1; None of a model that gives none.
+    """
+
+    boxes: Array
+    scores: Array
+    labels: Array
+    masks: Array | None
+
+    @classmethod
+    def of(cls, detections: Detections) -> Self:
+        """Name the outputs of a model, which are in the order of ``OUTPUTS``, and masks last."""
+        boxes, scores, labels, *masks = (np.asarray(values) for values in detections)
+        return cls(boxes, scores, labels, masks[0] if masks else None)
+
+    def counterparts_of(self, other: _AllDetections, i: int, tolerance: BoxTolerance) -> Array:
+        """Return which of these, (n,) bool, are near the i-th one of ``other`` and of its class."""
+        is_near: Array = np.abs(self.boxes - other.boxes[i]).max(1) < tolerance.box_px
+        is_near = is_near & (np.abs(self.scores - other.scores[i]) < tolerance.score)
+        is_near = is_near & (self.labels == other.labels[i])
+        if self.masks is not None and other.masks is not None:
+            mask_gaps = np.abs(self.masks[is_near] - other.masks[i]).max((1, 2))
+            is_near[is_near] = mask_gaps < tolerance.score
+        return is_near
+
+
+@dataclass
+class _Comparison:
+    """What a comparison has found until now, see :class:`BoxParity`."""
+
+    compared: int = 0
+    unmatched: int = 0
+    box_px: float = 0.0
+    score: float = 0.0
+    first_unmatched: str | None = None
+
+    def add(
+        self, detections: _AllDetections, others: _AllDetections, tolerance: BoxTolerance
+    ) -> None:
+        """Look for a counterpart of each of the detections of an image among those of the other runtime."""
+        for i, score in enumerate(detections.scores):
+            if score < _LEAST_SCORE:
+                continue
+            self.compared += 1
+            is_counterpart = others.counterparts_of(detections, i, tolerance)
+            if is_counterpart.any():
+                px = np.abs(others.boxes - detections.boxes[i]).max(1)
+                nearest = np.where(is_counterpart, px, np.inf).argmin()
+                score_gap = np.abs(others.scores[nearest] - score)
+                self.box_px = max(self.box_px, float(px[nearest]))
+                self.score = max(self.score, float(score_gap))
+                continue
+            self.unmatched += 1
+            if self.first_unmatched is None:
+                box = np.round(detections.boxes[i], 2).tolist()
+                self.first_unmatched = (
+                    f"box {box} of class {int(detections.labels[i])}, score {score:.4f}, is in one "
+                    "of them only"
+                )

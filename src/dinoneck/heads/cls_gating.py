@@ -263,7 +263,7 @@ class CLSGatingHead(Head):
     def gate(self, tokens: TokensLike, **plain: Unpack[Plain]) -> Tensor:
         """Return the weights of the patches as maps (B, rows, cols) that sum to one."""
         scaled: Tokens = self.scale(self._tokens(tokens, **plain))
-        _, _, weights = self._pooled(scaled)
+        _, weights = self._pooled(scaled)
         return rearrange(weights, "b (r c) -> b r c", r=scaled.grid.rows)
 
     def predict_outputs(self, tokens: Tokens, with_maps: bool = False) -> HeadOutputs:
@@ -276,7 +276,9 @@ class CLSGatingHead(Head):
 
     def forward(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return ``{task name: (B, dim)}`` in normalised units."""
-        cls_token, pooled, _ = self._pooled(self.scale(self._tokens(tokens, **plain)))
+        scaled: Tokens = self.scale(self._tokens(tokens, **plain))
+        cls_token = scaled.cls_token[0]  # (B, C)
+        pooled, _ = self._pooled(scaled)  # (B, C)
         # what the image is, and what the CLS token picks from the patches: (B, 2 C) ->
         # (B, hidden_dim)
         hidden = self.dropout(F.gelu(self.norm(self.trunk(torch.cat((cls_token, pooled), dim=-1)))))
@@ -285,9 +287,7 @@ class CLSGatingHead(Head):
             for task, readout in zip(self.tasks, self.readouts, strict=True)
         }
 
-    def _pooled(self, tokens: Tokens) -> tuple[Tensor, Tensor, Tensor]:
-        """The CLS tokens (B, C), the weighted sums of the patches (B, C) and the weights (B, N)."""
-        cls_token = tokens.last.cls_token[0]
-        patches = tokens.last.patches[0]
-        pooled, weights = self.gating(cls_token, patches, tokens.grid)
-        return cls_token, pooled, weights
+    def _pooled(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        """The weighted sums of the patches (B, C) and the weights (B, N), for tokens of one layer."""
+        pooled, weights = self.gating(tokens.cls_token[0], tokens.patches[0], tokens.grid)
+        return pooled, weights

@@ -202,7 +202,8 @@ class LinearHead(Head):
         self.use_cls = use_cls
         self.upsample = upsample
         self.bins = bins
-        self.num_layers = self._takes_layers = num_layers
+        self.num_layers = num_layers
+        self._takes_layers = num_layers
         self._set_tasks(tasks, compositions)
         check_tasks(
             self._read_tasks,
@@ -211,12 +212,7 @@ class LinearHead(Head):
         )
         if bins is not None:
             bins.check(self._read_tasks)
-        num_parts = {
-            None: num_layers * (1 + use_cls),
-            "cls": num_layers,
-            "mean": 1,
-            "cls+mean": num_layers + 1,
-        }[pool]
+        num_parts = self._num_parts(num_layers)
         self.readouts = nn.ModuleList()
         for task in self._read_tasks:
             width = task.dim if bins is None else bins.count
@@ -294,6 +290,16 @@ class LinearHead(Head):
             return maps
         cells: Tensor = self.bins(maps)
         return cells.to(maps.dtype)
+
+    def _num_parts(self, num_layers: int) -> int:
+        """The number of :meth:`_parts`, of ``embed_dim`` channels each, that a layer reads."""
+        if self.pool is None and self.use_cls:
+            return 2 * num_layers
+        if self.pool is None or self.pool == "cls":
+            return num_layers
+        if self.pool == "mean":
+            return 1
+        return num_layers + 1
 
     def _parts(self, tokens: Tokens) -> list[Tensor]:
         """What the layers read: (B, C) each with ``pool``, else (B, P + N, C), and (B, 1, C) of CLS tokens."""

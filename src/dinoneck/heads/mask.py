@@ -166,7 +166,8 @@ class MaskHead(Head):
         for block in self.blocks:
             x = block(x, rope=rope)
         x = self.norm(x)
-        queries, patches = x[:, :count], x[:, count + tokens.num_prefix_tokens :]
+        queries = x[:, :count]
+        patches = x[:, count + tokens.num_prefix_tokens :]
         # (B, N, D) -> (B, D, 4 rows, 4 cols)
         maps = self.up(as_maps(patches, tokens.grid))
         # (B, Q, K + 1), and the product of mask embeddings and maps: (B, Q, 4 rows, 4 cols)

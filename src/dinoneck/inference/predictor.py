@@ -408,7 +408,7 @@ class Predictor(_FileOrHeads):
             settings.append(f"tta={its_pass.tta!r}")
         tiling = its_pass.object_tiling if key in its_pass.object_tasks else its_pass.tiling
         if tiling is not None:
-            settings.append(f"tile={tiling.tile}, overlap={tiling.overlap}")
+            settings.append(f"tile={tiling.tile}, overlap={tiling.stated_overlap}")
         return f"{counted(num_heads, 'head')}: {tasks}; {', '.join(settings)}"
 
     @property

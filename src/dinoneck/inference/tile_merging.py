@@ -16,7 +16,7 @@ from torch import Tensor
 from dinoneck.data.recipe import Size
 from dinoneck.errors import ConfigError
 from dinoneck.inference.cropped_masks import CroppedMasks, Rectangle
-from dinoneck.inference.tiles import ROUNDING, Tiling, tile_starts, tiling_of
+from dinoneck.inference.tiles import Tiling, tile_starts, tiling_of
 
 Array = np.ndarray[Any, Any]
 
@@ -132,26 +132,12 @@ def tiles_of(image_size: Size, tiling: Tiling) -> list[Tile]:
     starts = []
     for total, side in zip(image_size, tiling.tile, strict=True):
         length = min(side, total)
-        starts.append(tile_starts(total=total, length=length, overlap=_overlap(tiling, side)))
+        overlap = tiling.overlap_px(side)
+        starts.append(tile_starts(total=total, length=length, overlap=overlap))
         lengths.append(length)
     height, width = lengths
     tops, lefts = starts
     return [Tile(top, left, height, width) for top in tops for left in lefts]
-
-
-def _overlap(tiling: Tiling, side: int) -> int:
-    """The least overlap along an axis, in pixels."""
-    if isinstance(tiling.overlap, int):
-        overlap = tiling.overlap
-    else:
-        overlap = math.ceil(tiling.overlap * side - ROUNDING)
-    overlap = max(overlap, tiling.overlap_for_box(side))
-    if overlap >= side:
-        raise ConfigError(
-            f"overlap is {tiling.overlap!r}, {overlap} of the {side} pixels of a tile, so that tiles "
-            "would not move on; choose less, or larger tiles"
-        )
-    return overlap
 
 
 def merge_tiles(

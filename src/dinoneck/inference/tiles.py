@@ -103,44 +103,63 @@ class Tiling:
         tile: (height, width) in pixels of the image, or one number for both. A tile is to show as
             much ground as one image of the training did: it is brought to the heads' size as that
             was.
-        overlap: how far neighbours overlap at least: an int in the same pixels, or a float, the
-            share of a tile.
-        longest_box: the longest side of an object, in the same pixels: neighbours overlap by as much
-            too, up to half a tile, so that the object is whole in one of them; None = unknown.
+        stated_overlap: how far neighbours overlap at least, as the caller states it: an int in the
+            same pixels, or a float, the share of a tile.
+        longest_box: the longest side of an object, in the same pixels: of tiles for objects,
+            neighbours overlap by as much too, up to half a tile, so that the object is whole in one
+            of them; None = unknown. :meth:`overlap_px` is the larger of both.
 
     Raises:
         ConfigError: if a value is out of range.
     """
 
     tile: tuple[int, int]
-    overlap: int | float = 0
+    stated_overlap: int | float = 0
     longest_box: float | None = None
 
     def __post_init__(self) -> None:
         tile = self.tile if isinstance(self.tile, Sequence) else (self.tile, self.tile)
         object.__setattr__(self, "tile", normal(tuple[int, int], tile, "tile"))
-        object.__setattr__(self, "overlap", normal(int | float, self.overlap, "overlap"))
+        overlap = normal(int | float, self.stated_overlap, "overlap")
+        object.__setattr__(self, "stated_overlap", overlap)
         if min(self.tile) < 1:
             raise ConfigError(
                 f"tile is {self.tile}; expected pixels: one positive integer, or (height, width)"
             )
-        if isinstance(self.overlap, int) and not 0 <= self.overlap < min(self.tile):
+        if isinstance(overlap, int) and not 0 <= overlap < min(self.tile):
             raise ConfigError(
-                f"overlap is {self.overlap} px; expected 0 or more, and less than the tile's "
+                f"overlap is {overlap} px; expected 0 or more, and less than the tile's "
                 f"{min(self.tile)} px"
             )
-        if isinstance(self.overlap, float) and not 0.0 <= self.overlap < 1.0:
+        if isinstance(overlap, float) and not 0.0 <= overlap < 1.0:
             raise ConfigError(
-                f"overlap is {self.overlap}; a float is a share of the tile, 0 or more and below 1 "
+                f"overlap is {overlap}; a float is a share of the tile, 0 or more and below 1 "
                 "(an int is pixels)"
             )
 
-    def overlap_for_box(self, side: int) -> int:
-        """Return by how many pixels of a side neighbours overlap for the longest box; 0 if that is unknown."""
-        if self.longest_box is None:
-            return 0
-        # at most half: the number of tiles grows by (1 - share)^-2, and one long box would make thousands
-        return min(math.ceil(self.longest_box), side // 2)
+    def overlap_px(self, side: int) -> int:
+        """Return by how many pixels neighbours for objects overlap at least, along a side of a tile.
+
+        Args:
+            side: of the tile, in pixels.
+
+        Raises:
+            ConfigError: if it is as long as the side, so that tiles would not move on.
+        """
+        if isinstance(self.stated_overlap, int):
+            overlap = self.stated_overlap
+        else:
+            overlap = math.ceil(self.stated_overlap * side - ROUNDING)
+        if self.longest_box is not None:
+            # at most half: the number of tiles grows by (1 - share)^-2, and one long box would make
+            # thousands
+            overlap = max(overlap, min(math.ceil(self.longest_box), side // 2))
+        if overlap >= side:
+            raise ConfigError(
+                f"overlap is {self.stated_overlap!r}, {overlap} of the {side} pixels of a tile, so "
+                "that tiles would not move on; choose less, or larger tiles"
+            )
+        return overlap
 
     def check(self, preprocess: Preprocessing) -> None:
         """Refuse a tile that does not fit how the heads' images are prepared.
@@ -157,7 +176,7 @@ class Tiling:
         for length, overlap in zip(lengths, overlaps, strict=True):
             if overlap >= length:
                 raise ConfigError(
-                    f"overlap is {self.overlap!r}, rounded up to {overlap} of the {length} patches "
+                    f"overlap is {self.stated_overlap!r}, rounded up to {overlap} of the {length} patches "
                     "of a tile, so that tiles would not move on; choose less, or larger tiles"
                 )
 
@@ -244,10 +263,12 @@ class Tiling:
         return TokenGrid(preprocess.patch_size).size(canvas)
 
     def _overlaps(self, preprocess: Preprocessing) -> list[int]:
-        """The least overlap of tiles along rows and columns, in patches."""
+        """The stated overlap of tiles along rows and columns, in patches."""
         overlaps = []
         for side, length in zip(self.tile, self._lengths(preprocess), strict=True):
-            share = self.overlap / side if isinstance(self.overlap, int) else self.overlap
+            share = self.stated_overlap
+            if isinstance(share, int):
+                share = share / side
             overlaps.append(math.ceil(share * length - ROUNDING))
         return overlaps
 

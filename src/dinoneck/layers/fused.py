@@ -124,7 +124,8 @@ class _NormLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None, None]:
         """Normalise block by block again."""
-        x, centre, *weight = ctx.saved_tensors
+        x, centre = ctx.saved_tensors[:2]
+        needs_x_grad = len(ctx.saved_tensors) == 3  # the weight is kept then
         # sums over tokens in float32 or wider
         wide = torch.promote_types(grad.dtype, torch.float32)
         weight_grad = torch.zeros((), dtype=wide, device=grad.device)
@@ -134,8 +135,9 @@ class _NormLinear(torch.autograd.Function):
             for rows, row_grads in blocks:  # (n, C), (n, D)
                 centred = F.layer_norm(rows, rows.shape[-1:], bias=-centre, eps=ctx.eps)  # (n, C)
                 weight_grad = weight_grad + row_grads.T @ centred.to(grad.dtype)  # (D, C)
-                if weight:  # the derivative of LayerNorm
-                    inner = (row_grads @ weight[0]).to(wide)
+                if needs_x_grad:  # the derivative of LayerNorm
+                    weight = ctx.saved_tensors[2]
+                    inner = (row_grads @ weight).to(wide)
                     normed = centred.to(wide) + centre.to(wide)
                     variance = rows.to(wide).var(dim=-1, correction=0, keepdim=True)
                     scale = (variance + ctx.eps).rsqrt()

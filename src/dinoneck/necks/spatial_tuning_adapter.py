@@ -25,7 +25,9 @@ Detail = Literal["aligned"]
 GridFrom = Literal["features", "image"]
 ImageResize = Literal["to_grid", "error"]
 PIXELS_PER_CELL = 16
-TOKEN_GRID, COARSE = 1, 2  # levels after the finest
+# levels after the finest
+TOKEN_GRID = 1
+COARSE = 2
 MIX_FALL = 3.0  # initial difference of a mix's logits per layer of distance
 
 
@@ -157,7 +159,8 @@ class SpatialTuningAdapter(Neck):
         check_tokens(
             tokens, self, self.embed_dim, num_layers=self.num_layers, patch_size=self.patch_size
         )
-        (rows, cols), prefix = tokens.grid, tokens.num_prefix_tokens
+        rows, cols = tokens.grid
+        prefix = tokens.num_prefix_tokens
         # the tokens that each level reads: 3 x (B, P + N, C)
         level_tokens = self._level_tokens(tokens.sequence)
         details: Sequence[Tensor | None] = [None] * len(level_tokens)
@@ -166,14 +169,16 @@ class SpatialTuningAdapter(Neck):
             # strided convolutions on the image at strides 8, 16 and 32; with d = detail_dim: (B,
             # 2d, 2 rows, 2 cols), (B, 4d, rows, cols), (B, 4d, ceil(rows / 2), ceil(cols / 2))
             images = self._resize_images(self._check_images(images, tokens), tokens.grid)
-            details, image_size = self.detail(images), images.shape[-2:]
+            details = self.detail(images)
+            image_size = images.shape[-2:]
         levels = []
         for index, (sequence, detail) in enumerate(zip(level_tokens, details, strict=True)):
             # level = norm(1x1([resized tokens | detail])). The projection is the sum of one of the
             # tokens and one of the detail, and commutes with resizing: project first, except for
             # the halved level of fewer cells
             weight = cast("Tensor", self.project[index].weight)  # (D, C + d_i)
-            of_tokens, of_detail = weight[:, : self.embed_dim], weight[:, self.embed_dim :]
+            of_tokens = weight[:, : self.embed_dim]
+            of_detail = weight[:, self.embed_dim :]
             if index == COARSE and self.grid_from == "features":
                 # (B, C, rows, cols)
                 maps = rearrange(sequence[:, prefix:], "b (r c) d -> b d r c", r=rows, c=cols)

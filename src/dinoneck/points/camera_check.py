@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -15,7 +15,14 @@ from dinoneck.checks import check_minimum
 from dinoneck.errors import DataError, ShapeError
 from dinoneck.points.cameras import Cameras, looks_like_millimetres
 from dinoneck.points.checks import check_tensor
-from dinoneck.points.projection import Links, PointProjector, check_cloud, check_units
+from dinoneck.points.projection import (
+    AGREEING,
+    KNOWN,
+    Links,
+    PointProjector,
+    check_cloud,
+    check_units,
+)
 
 Reading = Literal["camera_to_world", "inverse", "opengl", "transposed"]
 READINGS: tuple[Reading, ...] = get_args(Reading)
@@ -165,6 +172,18 @@ def check_cameras(
     return _judged(sample, points, batch, max_points, torch.Generator().manual_seed(seed))
 
 
+class _Agreement(NamedTuple):
+    """How many projected points lie at pixels of known depth, and how many of these agree with it."""
+
+    known: int
+    agreeing: int
+
+
+def _agreement(counts: Tensor) -> _Agreement:
+    """The last two of the counts (5,) of ``Links.counts``."""
+    return _Agreement(known=int(counts[KNOWN]), agreeing=int(counts[AGREEING]))
+
+
 @dataclass(frozen=True)
 class _Sample:
     """Points to try: a cloud (N, 3) m in the world, or ``own``, some of each view's depth on the view's axes."""
@@ -192,8 +211,8 @@ class _Sample:
 
     def counts(
         self, reading: Reading, scaled: str = "depth", factor: float = 1.0, rel: float = 0.0
-    ) -> Tensor:
-        """Count what becomes of the points, see ``Links.counts``, with something scaled, within at least ``rel``."""
+    ) -> _Agreement:
+        """Count the points that agree with depth, with something scaled, within at least ``rel``."""
         intrinsics = self.cameras.K.clone()
         poses = self.cameras.cam_to_world.clone()
         projector = replace(self.projector, depth_rel=max(self.projector.depth_rel, rel))
@@ -210,12 +229,13 @@ class _Sample:
             # to the points of the same pixels, at the same depth
             rays = torch.linalg.solve(intrinsics, self.cameras.K).mT
             view_points = [points @ ray for points, ray in zip(self.own, rays, strict=True)]
-            return _between(view_points, cameras, self.depth, projector)
+            return _agreement(_between(view_points, cameras, self.depth, projector))
         unit = factor if scaled == "depth" else 1.0
         projector = replace(
             projector, depth_abs=projector.depth_abs / unit, near=projector.near / unit
         )
-        return _total(projector.link(self.cloud / unit, cameras, self.depth, self.batch))
+        links = projector.link(self.cloud / unit, cameras, self.depth, self.batch)
+        return _agreement(_total(links))
 
 
 def _judged(
@@ -264,19 +284,19 @@ def _check_own_units(cameras: Cameras, depth: Tensor) -> None:
 
 def _verdict(sample: _Sample) -> CameraCheck:
     """Compare the readings, then scales under the best of them, or under all where none is clearly best."""
-    counts = {reading: sample.counts(reading).tolist() for reading in READINGS}
-    most = max(known for _, _, _, known, _ in counts.values())
+    counts = {reading: sample.counts(reading) for reading in READINGS}
+    most = max(of_reading.known for of_reading in counts.values())
     scores: dict[Reading, float] = {}
-    for reading, (_, _, _, known, agree) in counts.items():
-        scores[reading] = agree / max(known, _LEAST_SHARE * most, 1)
+    for reading, of_reading in counts.items():
+        scores[reading] = of_reading.agreeing / max(of_reading.known, _LEAST_SHARE * most, 1)
     check = CameraCheck(scores, best=max(READINGS, key=lambda reading: scores[reading]))
     if most < _LEAST_PAIRS:
         return check
     thinned = sample.thinned()
 
     def share(reading: Reading, scaled: str, factor: float, rel: float) -> float:
-        _, _, _, known, agree = thinned.counts(reading, scaled, factor, rel).tolist()
-        return float(agree / max(known, _LEAST_PAIRS))
+        of_reading = thinned.counts(reading, scaled, factor, rel)
+        return float(of_reading.agreeing / max(of_reading.known, _LEAST_PAIRS))
 
     peaks = []
     for reading in (check.best,) if check.clear else READINGS:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,22 @@ class LevelStats:
     channels: int
     hit_rate: float
     ratio: float
+
+
+class _PassNorms(NamedTuple):
+    """What :class:`LevelStats` are computed from, on the device until they are read.
+
+    Attributes:
+        voxels: voxels of the decoder.
+        hits: those that got something.
+        added: norm of what was added.
+        before: norm of what it was added to.
+    """
+
+    voxels: int
+    hits: Tensor
+    added: Tensor
+    before: Tensor
 
 
 class LevelInjection(nn.Module):
@@ -159,7 +175,8 @@ class DecoderInjection(Configured, nn.Module):
         for stride, channels in levels.items():
             check_stride("a stride in levels", stride)
             check_minimum(1, **{f"levels[{stride}]": channels})
-        self.embed_dim = self.c_dino = c_dino
+        self.embed_dim = c_dino
+        self.c_dino = c_dino
         self.channels = dict(levels)
         self.target = target
         self.levels = nn.ModuleDict()
@@ -168,7 +185,7 @@ class DecoderInjection(Configured, nn.Module):
                 c_dino, channels, norm, zero_init, gate, device=device, dtype=dtype
             )
         self._slot = Slot()
-        self._last: dict[int, tuple[int, Tensor, Tensor, Tensor]] = {}
+        self._last: dict[int, _PassNorms] = {}
 
     def reset_parameters(self) -> None:
         """Re-initialise the weights."""
@@ -184,12 +201,13 @@ class DecoderInjection(Configured, nn.Module):
     def stats(self) -> dict[int, LevelStats]:
         """What every level did in its last pass, by stride; reading it waits for the device."""
         stats = {}
-        for stride, (voxels, hits, added_norm, x_norm) in self._last.items():
+        for stride, norms in self._last.items():
+            before = float(norms.before)
             stats[stride] = LevelStats(
-                voxels=voxels,
+                voxels=norms.voxels,
                 channels=self.channels[stride],
-                hit_rate=float(hits) / max(voxels, 1),
-                ratio=float(added_norm) / float(x_norm) if float(x_norm) else 0.0,
+                hit_rate=float(norms.hits) / max(norms.voxels, 1),
+                ratio=float(norms.added) / before if before else 0.0,
             )
         return stats
 
@@ -310,9 +328,12 @@ class DecoderInjection(Configured, nn.Module):
             wide = torch.promote_types(x.dtype, torch.float32)
             added_rows = torch.linalg.vector_norm(added.detach(), dim=-1, dtype=wide)
             x_rows = torch.linalg.vector_norm(x.detach(), dim=-1, dtype=wide)
-            added_norm = torch.linalg.vector_norm(added_rows * valid)
-            x_norm = torch.linalg.vector_norm(x_rows)
-            self._last[stride] = (valid.numel(), valid.sum(), added_norm, x_norm)
+            self._last[stride] = _PassNorms(
+                voxels=valid.numel(),
+                hits=valid.sum(),
+                added=torch.linalg.vector_norm(added_rows * valid),
+                before=torch.linalg.vector_norm(x_rows),
+            )
         return torch.where(valid[..., None], x + added, x)
 
     def _level(self, stride: int, x: Tensor, features: Tensor) -> LevelInjection:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Literal, NamedTuple, TypedDict, Unpack, overload
 
@@ -131,28 +130,36 @@ def lift(
     num_rows = links.num_points if grid is None else len(grid)
     views_of_row = torch.zeros(num_rows, dtype=torch.int64, device=maps.device)
     views_of_row.index_add_(0, order.row, order.n_views[order.point])
-    block = partial(
-        _block, table, per_view, maps, links, order, sampling, None if grid is None else reduce
+    lifting = _Lifting(
+        table=table,
+        per_view=per_view,
+        maps=maps,
+        links=links,
+        order=order,
+        sampling=sampling,
+        reduce=None if grid is None else reduce,
     )
-    feats = _in_chunks(block, views_of_row, chunk, table)
+    feats = _in_chunks(lifting, views_of_row, chunk)
     seen = views_of_row > 0
     if grid is None:
         return feats, seen
     return SparseFeatures(grid.coords, grid.batch, feats, seen)
 
 
-def _in_chunks(
-    block: Callable[[tuple[int, int]], Tensor], views_of_row: Tensor, chunk: int, table: Tensor
-) -> Tensor:
+def _in_chunks(lifting: _Lifting, views_of_row: Tensor, chunk: int) -> Tensor:
     """Return all rows of the result, computed in stretches of about ``chunk`` links each."""
+    table = lifting.table
     chunk_of_row = (views_of_row.cumsum(0) - views_of_row) // chunk
     _, counts = torch.unique_consecutive(chunk_of_row, return_counts=True)
     stretches = list(pairwise(accumulate(counts.tolist(), initial=0)))
     if table.requires_grad and torch.is_grad_enabled():
-        return torch.cat([table.new_zeros(0, table.shape[1]), *map(block, stretches)])
+        blocks = [table.new_zeros(0, table.shape[1])]
+        for begin, end in stretches:
+            blocks.append(lifting.rows(begin, end))
+        return torch.cat(blocks)
     feats = table.new_zeros(len(views_of_row), table.shape[1])
-    for start, end in stretches:
-        feats[start:end] = block((start, end))
+    for begin, end in stretches:
+        feats[begin:end] = lifting.rows(begin, end)
     return feats
 
 
@@ -208,43 +215,61 @@ def _ordered(links: Links, grid: VoxelGrid | None, chosen: Tensor | None) -> _Or
     return _Order(point, row, n_views, first, chosen)
 
 
-def _block(
-    table: Tensor,
-    per_view: int,
-    maps: Tensor,
-    links: Links,
-    order: _Order,
-    sampling: Sampling,
-    reduce: Reduce | None,
-    rows: tuple[int, int],
-) -> Tensor:
-    """Return rows of the result: sums of weight * table[token] over each one's stretch of entries."""
-    num_rows = rows[1] - rows[0]
-    begin, end = torch.searchsorted(order.row, order.row.new_tensor(rows)).tolist()
-    link = order.links(slice(begin, end))
-    row = order.row[begin:end] - rows[0]
-    n_views = order.n_views[order.point[begin:end]]
+@dataclass(frozen=True)
+class _Lifting:
+    """What the rows of the result are computed from.
 
-    # the share of a view, and the links of each bag: those of a point, or of a voxel
-    dtype = torch.promote_types(maps.dtype, torch.float32)
-    share = n_views.to(dtype).reciprocal()
-    bags = n_views
-    if reduce == "mean":  # of the points of a voxel that any view sees
-        seen_points = torch.bincount(row[n_views > 0], minlength=num_rows)
-        share = share / seen_points[row]
-        bags = n_views.new_zeros(num_rows).index_add_(0, row, n_views)
+    Attributes:
+        table: the tokens (T, C).
+        per_view: rows of the table between two views' first tokens.
+        maps: (V, C, rows, cols), of which dtype and shape are read.
+        links: which view sees which point where.
+        order: of the points.
+        sampling: see :func:`lift`.
+        reduce: of the points of a voxel; None: rows are points.
+    """
 
-    # the tokens around each link
-    size = (maps.shape[2], maps.shape[3])
-    token, weight = _corners(links.uv[link].detach(), links.image_size, size, sampling, dtype)
-    narrow = torch.int32 if max(maps.shape[0] * per_view, token.numel()) < 1 << 31 else torch.int64
-    first = (links.view[link] * per_view).to(narrow)
-    weight *= torch.repeat_interleave(share, n_views)[:, None]
-    tokens = (first[:, None] + token).flatten()
-    sums = _summed(table, tokens, weight.flatten(), bags * token.shape[1])
-    if reduce != "max":
-        return sums
-    return cell_max(sums[n_views > 0], row[n_views > 0], num_rows)
+    table: Tensor
+    per_view: int
+    maps: Tensor
+    links: Links
+    order: _Order
+    sampling: Sampling
+    reduce: Reduce | None
+
+    def rows(self, first_row: int, end_row: int) -> Tensor:
+        """Return rows of the result: sums of weight * table[token] over each one's stretch of entries."""
+        order = self.order
+        num_rows = end_row - first_row
+        limits = order.row.new_tensor((first_row, end_row))
+        begin, end = torch.searchsorted(order.row, limits).tolist()
+        link = order.links(slice(begin, end))
+        row = order.row[begin:end] - first_row
+        n_views = order.n_views[order.point[begin:end]]
+
+        # the share of a view, and the links of each bag: those of a point, or of a voxel
+        dtype = torch.promote_types(self.maps.dtype, torch.float32)
+        share = n_views.to(dtype).reciprocal()
+        bags = n_views
+        if self.reduce == "mean":  # of the points of a voxel that any view sees
+            seen_points = torch.bincount(row[n_views > 0], minlength=num_rows)
+            share = share / seen_points[row]
+            bags = n_views.new_zeros(num_rows).index_add_(0, row, n_views)
+
+        # the tokens around each link
+        links = self.links
+        size = (self.maps.shape[2], self.maps.shape[3])
+        uv = links.uv[link].detach()
+        token, weight = _corners(uv, links.image_size, size, self.sampling, dtype)
+        num_tokens = self.maps.shape[0] * self.per_view
+        narrow = torch.int32 if max(num_tokens, token.numel()) < 1 << 31 else torch.int64
+        first_token = (links.view[link] * self.per_view).to(narrow)
+        weight *= torch.repeat_interleave(share, n_views)[:, None]
+        tokens = (first_token[:, None] + token).flatten()
+        sums = _summed(self.table, tokens, weight.flatten(), bags * token.shape[1])
+        if self.reduce != "max":
+            return sums
+        return cell_max(sums[n_views > 0], row[n_views > 0], num_rows)
 
 
 def _chosen(links: Links, views: Views, generator: torch.Generator | None) -> Tensor | None:

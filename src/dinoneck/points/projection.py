@@ -39,8 +39,8 @@ _FEW_SEEN = 0.05
 _OFFERED = 0
 _IN_FRONT = 1
 _IN_IMAGE = 2
-_KNOWN = 3
-_AGREEING = 4
+KNOWN = 3
+AGREEING = 4
 _COLUMNS_WITHOUT_DEPTH = 3
 _COLUMNS_WITH_DEPTH = 5
 
@@ -364,8 +364,8 @@ class PointProjector:
         measured = depth[view, row, col].double()
         known = measured.isfinite() & (measured > 0)
         agree = known & ((measured - z).abs() <= (self.depth_rel * z).clamp_min(self.depth_abs))
-        counts[:, _KNOWN] += torch.bincount(view[known], minlength=len(counts))
-        counts[:, _AGREEING] += torch.bincount(view[agree], minlength=len(counts))
+        counts[:, KNOWN] += torch.bincount(view[known], minlength=len(counts))
+        counts[:, AGREEING] += torch.bincount(view[agree], minlength=len(counts))
         if self.unknown_depth == "accept":
             return agree | ~known
         return agree
@@ -423,8 +423,8 @@ def _likely_mistake(
     known = 0
     agree = 0
     if len(counts) == _COLUMNS_WITH_DEPTH:
-        known = counts[_KNOWN]
-        agree = counts[_AGREEING]
+        known = counts[KNOWN]
+        agree = counts[AGREEING]
     if depth is not None and (agree < _SUSPICIOUS_SHARE * known or not in_bounds):
         check_units(points, cameras, depth, batch)
     if not in_bounds and offered >= _SUSPICIOUS_PAIRS:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -352,22 +352,45 @@ def translate(
             unknown.append(file_name)
         else:
             file_names[name] = file_name
+    normed_layers = _normed_layers(file_names, expected)
+    shapes = _shapes_in_file(expected, normed_layers)
+    missing = [_name_in_file(name, state, rename) for name in shapes.keys() - file_names.keys()]
+    unknown += [file_names[name] for name in file_names.keys() - shapes.keys()]
+    _check_all_there(where, missing=missing, unknown=unknown)
+    tensors = {name: state[file_name] for name, file_name in file_names.items()}
+    for name, tensor in tensors.items():
+        _check_tensor(tensor, shapes[name], f"{where}: {file_names[name]}")
+    for layer in normed_layers:
+        _fold_norm(tensors, layer)
+    translated = {}
+    for name, tensor in tensors.items():
+        translated[name] = tensor.to(dtype).reshape(shapes[name])
+    for name in expected:
+        if name.endswith(BATCH_NORM_COUNT):
+            translated[name] = torch.zeros((), dtype=torch.int64)
+    return translated
 
-    counts = {}  # buffers of our own batch norms that a file may leave out
+
+def _shapes_in_file(
+    expected: Tensors, normed_layers: Collection[str]
+) -> dict[str, tuple[int, ...]]:
+    """Our name -> shape of every tensor that a file has to hold.
+
+    It may leave out the counts of our own batch norms, and has a batch norm in front of some layers.
+    """
     shapes = {}
     for name, tensor in expected.items():
-        if name.endswith(BATCH_NORM_COUNT):
-            counts[name] = torch.zeros((), dtype=torch.int64)
-        else:
+        if not name.endswith(BATCH_NORM_COUNT):
             shapes[name] = tuple(tensor.shape)
-    normed_layers = _normed_layers(file_names, expected)
     for layer in normed_layers:
         in_channels = shapes[f"{layer}.weight"][1:2]
         for suffix in _BATCH_NORM_TENSORS:
             shapes[f"{layer}.norm.{suffix}"] = in_channels
+    return shapes
 
-    missing = [_name_in_file(name, state, rename) for name in shapes.keys() - file_names.keys()]
-    unknown += [file_names[name] for name in file_names.keys() - shapes.keys()]
+
+def _check_all_there(where: str, *, missing: Sequence[str], unknown: Sequence[str]) -> None:
+    """Raise a CheckpointError for tensors, by their names in the file, that it lacks or has in addition."""
     problems = []
     if missing:
         problems.append(f"lacks {some_of(missing, _SHOWN)}")
@@ -377,15 +400,6 @@ def translate(
         raise CheckpointError(
             f"{where} {', and '.join(problems)}: it is the file of another head", step="tensors"
         )
-    tensors = {name: state[file_name] for name, file_name in file_names.items()}
-    for name, tensor in tensors.items():
-        _check_tensor(tensor, shapes[name], f"{where}: {file_names[name]}")
-    for layer in normed_layers:
-        _fold_norm(tensors, layer)
-    translated = {}
-    for name, tensor in tensors.items():
-        translated[name] = tensor.to(dtype).reshape(shapes[name])
-    return translated | counts
 
 
 def _name_in_file(name: str, file_names: Collection[str], rename: Rename) -> str:

@@ -11,6 +11,7 @@ another one, so that their order does not matter. Imports no torch.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 from dinoneck.backbones.known import TIPSV2_BACKBONE, TIPSV2_HEADS
 
@@ -191,28 +192,35 @@ BACKBONE = {
 }
 _PRETRAINING_ONLY = "embeddings.mask_token"
 _BACKBONE_BLOCK = "encoder.layer."
+
+
+class _BlockTensor(NamedTuple):
+    """A tensor of a block in timm.
+
+    Attributes:
+        name: its beginning.
+        third: ``"q"``, ``"k"`` or ``"v"`` where the tensor of transformers is that third of it;
+            ``""`` where it is all of it.
+    """
+
+    name: str
+    third: str = ""
+
+
 # within a block; query, key and value are thirds of one tensor in timm, and have two spellings
 BACKBONE_LAYERS = {
-    "attention.attention.query.": "attn.qkv.",
-    "attention.attention.key.": "attn.qkv.",
-    "attention.attention.value.": "attn.qkv.",
-    "attention.q_proj.": "attn.qkv.",
-    "attention.k_proj.": "attn.qkv.",
-    "attention.v_proj.": "attn.qkv.",
-    "attention.output.dense.": "attn.proj.",
-    "attention.o_proj.": "attn.proj.",
-    "mlp.up_proj.": "mlp.fc1.",
-    "mlp.down_proj.": "mlp.fc2.",
-    "layer_scale1.lambda1": "ls1.gamma",
-    "layer_scale2.lambda1": "ls2.gamma",
-}
-_THIRDS = {
-    "attention.attention.query.": "q",
-    "attention.attention.key.": "k",
-    "attention.attention.value.": "v",
-    "attention.q_proj.": "q",
-    "attention.k_proj.": "k",
-    "attention.v_proj.": "v",
+    "attention.attention.query.": _BlockTensor("attn.qkv.", third="q"),
+    "attention.attention.key.": _BlockTensor("attn.qkv.", third="k"),
+    "attention.attention.value.": _BlockTensor("attn.qkv.", third="v"),
+    "attention.q_proj.": _BlockTensor("attn.qkv.", third="q"),
+    "attention.k_proj.": _BlockTensor("attn.qkv.", third="k"),
+    "attention.v_proj.": _BlockTensor("attn.qkv.", third="v"),
+    "attention.output.dense.": _BlockTensor("attn.proj."),
+    "attention.o_proj.": _BlockTensor("attn.proj."),
+    "mlp.up_proj.": _BlockTensor("mlp.fc1."),
+    "mlp.down_proj.": _BlockTensor("mlp.fc2."),
+    "layer_scale1.lambda1": _BlockTensor("ls1.gamma"),
+    "layer_scale2.lambda1": _BlockTensor("ls2.gamma"),
 }
 
 
@@ -281,11 +289,10 @@ def backbone_name(file_name: str) -> tuple[str, str] | None:
     if not file_name.startswith(_BACKBONE_BLOCK):
         return _rename(file_name, BACKBONE), ""
     number, _, name = file_name.removeprefix(_BACKBONE_BLOCK).partition(".")
-    third = ""
-    for layer, letter in _THIRDS.items():
-        if name.startswith(layer):
-            third = letter
-    return f"blocks.{number}.{_rename(name, BACKBONE_LAYERS)}", third
+    for theirs, ours in BACKBONE_LAYERS.items():
+        if name.startswith(theirs):
+            return f"blocks.{number}.{ours.name}{name.removeprefix(theirs)}", ours.third
+    return f"blocks.{number}.{name}", ""
 
 
 def _rename(name: str, beginnings: Mapping[str, str]) -> str:

@@ -27,10 +27,11 @@ from dinoneck.backbones.known import (
     TIPSV2_MEAN,
     TIPSV2_STD,
     Known,
+    WeightNames,
     license_of,
     model_of,
     names_of,
-    refuse,
+    unknown_backbone,
 )
 from dinoneck.errors import CheckpointError, ConfigError
 from dinoneck.published.detectors import DETECTORS, PublishedDetector, coco_classes
@@ -183,8 +184,9 @@ def list_published(
     if backbone is not None:
         names = names_of(backbone)
         if names is None:
-            raise refuse(backbone, [model.name for model in KNOWN])
-        rows = [row for row in rows if isinstance(row, PublishedHead) and row.backbone in names]
+            raise unknown_backbone(backbone, [model.name for model in KNOWN])
+        heads = [row for row in rows if isinstance(row, PublishedHead)]
+        rows = [head for head in heads if head.backbone == names.timm]
     return rows
 
 
@@ -288,11 +290,25 @@ def _bins(
     }
 
 
-def _backbone(name: str) -> tuple[str, int, int]:
-    """Timm's name, width and depth."""
+class _Backbone(NamedTuple):
+    """What the rows of heads on a backbone say of it.
+
+    Attributes:
+        name: timm's, with the tag of the weights.
+        width: channels of a token.
+        depth: blocks.
+    """
+
+    name: str
+    width: int
+    depth: int
+
+
+def _backbone(name: str) -> _Backbone:
+    """A published backbone, by any of its names."""
     model = cast("Known", model_of(name))
-    timm_name = cast("tuple[str, str]", names_of(name))[0]
-    return timm_name, model.width, model.depth
+    names = cast("WeightNames", names_of(name))
+    return _Backbone(names.timm, model.width, model.depth)
 
 
 def _dinov2(
@@ -309,11 +325,10 @@ def _dinov2(
     folder = base.removesuffix("_reg")
     file_base = base.replace("_reg", "_reg4")
     file_form = form.removeprefix("imagenet_")
-    timm_name, _, _ = _backbone(base)
     return PublishedHead(
         name=f"{base}_{form}",
         task=task,
-        backbone=timm_name,
+        backbone=_backbone(base).name,
         url=f"{_META_FILES}/dinov2/{folder}/{file_base}_{file_form}_head.pth",
         layers=tuple(layers),
         inputs=inputs,
@@ -327,7 +342,8 @@ def _dinov2_heads() -> Iterator[PublishedHead]:
     """DINOv2's linear classifiers, depth heads and linear segmentation, one backbone after the other."""
     for short, size in _SIZES.items():
         base = f"dinov2_vit{short}14"
-        _, width, depth = _backbone(base)
+        width = _backbone(base).width
+        depth = _backbone(base).depth
         # CLS of one or four layers and the mean patch of the last
         task = _task("class", "classification", dim=1000)
         for backbone in (base, f"{base}_reg"):
@@ -398,18 +414,18 @@ def _dinov2_heads() -> Iterator[PublishedHead]:
 
 def _dinov3_heads() -> Iterator[PublishedHead]:
     """DINOv3's canopy height on ViT-L, and the classifier and depth head on ViT-7B."""
-    backbone, width, _ = _backbone("vit_large_patch16_dinov3.sat493m")
+    vit_large = _backbone("vit_large_patch16_dinov3.sat493m")
     neck = {"readout": "project", "hidden_sizes": [128, 256, 512, 1024], **_DOUBLE_UPSAMPLING}
     yield PublishedHead(
         name="dinov3_vitl16_sat_chmv2",
         task="canopy height",
-        backbone=backbone,
+        backbone=vit_large.name,
         url=f"{_META_FILES}/dinov3/chmv2/dinov3_vitl16_chmv2_dpt_head-3703d643.pth",
         layers=_QUARTERS_OF_24,
         # the mean is not the backbone's, (0.430, ...)
         inputs={**_WHOLE_IMAGES, "mean": (0.420, 0.411, 0.296), "std": SATELLITE_STD},
         head=_dpt(
-            width,
+            vit_large.width,
             _task("height", unit="m", transform=_affine(8.0)),
             neck,
             hidden_dim=128,
@@ -418,16 +434,16 @@ def _dinov3_heads() -> Iterator[PublishedHead]:
         rename=dinov3_name,
         hub="facebook/dinov3-vitl16-chmv2-dpt-head",
     )
-    backbone, width, depth = _backbone("dinov3_vit7b16")
+    vit_7b = _backbone("dinov3_vit7b16")
     files = f"{_META_FILES}/dinov3/dinov3_vit7b16/dinov3_vit7b16"
     yield PublishedHead(
         name="dinov3_vit7b16_imagenet_linear",
         task="classification",
-        backbone=backbone,
+        backbone=vit_7b.name,
         url=f"{files}_imagenet1k_linear_head-90d8ed92.pth",
-        layers=(depth - 1,),
+        layers=(vit_7b.depth - 1,),
         inputs=_CLASSIFIER_INPUTS,
-        head=_linear(width, _task("class", "classification", dim=1000), pool="cls+mean"),
+        head=_linear(vit_7b.width, _task("class", "classification", dim=1000), pool="cls+mean"),
         rename=dinov3_name,
         labels="imagenet",
     )
@@ -441,12 +457,12 @@ def _dinov3_heads() -> Iterator[PublishedHead]:
     yield PublishedHead(
         name="dinov3_vit7b16_synthmix_dpt",
         task="depth",
-        backbone=backbone,
+        backbone=vit_7b.name,
         url=f"{files}_synthmix_dpt_head-02040be1.pth",
-        layers=_DEPTH_LAYERS[depth],
+        layers=_DEPTH_LAYERS[vit_7b.depth],
         inputs={"size": (768, 768), "resize": "stretch"},
         head=_dpt(
-            width,
+            vit_7b.width,
             _task("depth", unit="m"),
             neck,
             bins=_bins(100.0),
@@ -465,7 +481,7 @@ def _depth_anything() -> Iterator[PublishedHead]:
         ("l", (256, 512, 1024, 1024), 256),
     )
     for short, widths, channels in settings:
-        backbone, width, depth = _backbone(f"dinov2_vit{short}14")
+        backbone = _backbone(f"dinov2_vit{short}14")
         neck = {
             "patch_size": 14,
             "out_channels": channels,
@@ -487,11 +503,11 @@ def _depth_anything() -> Iterator[PublishedHead]:
             yield PublishedHead(
                 name=f"dinov2_vit{short}14_depth_anything_v2{suffix}",
                 task="depth",
-                backbone=backbone,
+                backbone=backbone.name,
                 url=f"{_HUB}/{hub}",
-                layers=_DEPTH_LAYERS[depth],
+                layers=_DEPTH_LAYERS[backbone.depth],
                 inputs=inputs,
-                head=_dpt(width, task, neck),
+                head=_dpt(backbone.width, task, neck),
                 rename=depth_anything_name,
                 hub=hub,
                 terms=terms,
@@ -511,7 +527,8 @@ _TIPSV2_LAYERS = {
 def _tipsv2_heads() -> Iterator[PublishedHead]:
     """TIPSv2-DPT: depth and surface normals of NYU Depth V2, and ADE20k's classes, on one frozen backbone."""
     for short, layers in _TIPSV2_LAYERS.items():
-        backbone, width, _ = _backbone(f"tipsv2_{short}")
+        backbone = _backbone(f"tipsv2_{short}")
+        width = backbone.width
         neck = {
             "readout": "project",
             "readout_activation": "gelu_tanh",
@@ -528,7 +545,7 @@ def _tipsv2_heads() -> Iterator[PublishedHead]:
         row = PublishedHead(
             name=f"tipsv2_{short}_depth",
             task="depth",
-            backbone=backbone,
+            backbone=backbone.name,
             url=f"{_HUB}/{hub}",
             layers=layers,
             inputs=_TIPSV2_INPUTS,
@@ -611,12 +628,15 @@ def _mask_heads() -> Iterator[PublishedHead]:
     """PMT, masks by queries on frozen DINOv3; its pages state no licence, so its files are not downloaded."""
     for heads in _MASK_HEADS:
         for short, pixels in heads.sizes:
-            backbone, width, depth = _backbone(f"dinov3_vit{short}16")
+            backbone = _backbone(f"dinov3_vit{short}16")
             config = {
-                "embed_dim": width,
+                "embed_dim": backbone.width,
                 "tasks": [heads.task],
                 "num_queries": heads.num_queries,
             }
+            layers = _DEPTH_LAYERS[backbone.depth]
+            if backbone.depth == 24:
+                layers = _QUARTERS_OF_24
             inputs: Mapping[str, Any] = _WHOLE_IMAGES
             if heads.pads_to_square:
                 inputs = {"size": (pixels, pixels), "resize": "pad"}
@@ -624,9 +644,9 @@ def _mask_heads() -> Iterator[PublishedHead]:
             yield PublishedHead(
                 name=f"dinov3_vit{short}16_{heads.data}_pmt{pixels}",
                 task=heads.task["kind"],
-                backbone=backbone,
+                backbone=backbone.name,
                 url=f"{_HUB}/tue-mps/{page}",
-                layers=_QUARTERS_OF_24 if depth == 24 else _DEPTH_LAYERS[depth],
+                layers=layers,
                 inputs=inputs,
                 head={"type": "mask", "config": config},
                 rename=pmt_name,

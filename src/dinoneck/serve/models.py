@@ -216,7 +216,7 @@ def _heads(checkpoints: list[HeadCheckpoint], settings: Settings) -> Model:
         "tasks": _describe_tasks(predictor.tasks),
         "tta": predictor.tta,
         "tile": tile,
-        "overlap": 0 if tiling is None else tiling.overlap,
+        "overlap": 0 if tiling is None else tiling.stated_overlap,
         "backbone": predictor.backbone.name,
         "device": str(predictor.device),
     }
@@ -278,7 +278,7 @@ def _detector(checkpoint: HeadCheckpoint, settings: Settings) -> Model:
     facts: dict[str, Any] = {
         "classes": list(detector.classes),
         "tile": tile,
-        "overlap": 0 if detector.tiling is None else detector.tiling.overlap,
+        "overlap": 0 if detector.tiling is None else detector.tiling.stated_overlap,
         "backbone": detector.backbone_name,
         "device": str(detector.device),
     }

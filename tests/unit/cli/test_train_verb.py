@@ -187,14 +187,12 @@ KINDS = [  # flags, what is shown, and a score of one target
         "ndvi",
         "r2",
     ),
+    ("--images images --labels masks --classes soil crop weed", "", "segmentation", "mean_iou"),
 ]
-MASKS = ("--images images --labels masks --classes soil crop weed", "", "segmentation", "mean_iou")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("words", "shown", "target", "score"), [*KINDS, pytest.param(*MASKS, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("words", "shown", "target", "score"), KINDS)
 def test_every_kind_of_data_is_trained_on_and_its_score_is_shown(
     words: str,
     shown: str,

@@ -717,10 +717,15 @@ def test_few_boxes_that_all_leave_their_image_are_named(
     assert "They are cut at the edge" in line
 
 
-SMALL: list[Corners] = [
-    (4.0 + 14 * (i % 12), 4.0 + 22 * (i // 12), 14.0 + 14 * (i % 12), 14.0 + 22 * (i // 12))
-    for i in range(60)
-]
+def small_box(number: int) -> Corners:
+    """A box of 10x10 px, in five rows of twelve."""
+    row, column = divmod(number, 12)
+    left = 4.0 + 14 * column
+    top = 4.0 + 22 * row
+    return left, top, left + 10, top + 10
+
+
+SMALL = [small_box(number) for number in range(60)]
 
 
 def test_centres_of_which_few_leave_the_image_are_named(
@@ -781,7 +786,10 @@ def test_two_lists_of_one_length_over_the_edge_may_be_all_x_and_all_y(
 def test_few_boxes_that_leave_the_image_are_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    corners = [*SMALL, (0, 60, 9, 70), (172, 30, 184, 40), (100, 113, 110, 124)]
+    at_the_edge = (0, 60, 9, 70)
+    over_the_right_edge = (172, 30, 184, 40)
+    over_the_lower_edge = (100, 113, 110, 124)
+    corners = [*SMALL, at_the_edge, over_the_right_edge, over_the_lower_edge]
 
     [line] = warnings_of(tmp_path, boxed([bbox_of(box) for box in corners]), caplog)
 

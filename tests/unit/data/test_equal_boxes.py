@@ -171,7 +171,7 @@ def test_very_many_boxes_of_one_column_are_compared(tmp_path: Path) -> None:
     assert data.numbers == {6: 310}
 
 
-def test_masks_that_cannot_be_read_do_not_make_equal_boxes_one(tmp_path: Path) -> None:
+def test_equal_boxes_with_masks_that_cannot_be_read_stay_two_objects(tmp_path: Path) -> None:
     entries: list[dict[str, Any]] = [{"segmentation": "?"}, {"segmentation": "!"}]
 
     data = BoxImages(written(tmp_path, entries))

@@ -1110,7 +1110,7 @@ def test_folders_around_a_data_set_name_it(files: list[str], tmp_path: Path) -> 
     assert read_data_folder(inside).kind in ("classes", "masks")
 
 
-def test_a_part_with_one_class_needs_the_others(tmp_path: Path) -> None:
+def test_a_part_that_lacks_a_class_of_another_part_is_refused(tmp_path: Path) -> None:
     touched(tmp_path, "train/a/1.png", "train/b/2.png", "val/a/3.png")
     with pytest.raises(DataError) as error:
         read_data_folder(tmp_path)

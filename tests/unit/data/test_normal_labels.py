@@ -98,10 +98,14 @@ def test_all_forms_are_the_same_normals(tmp_path: Path) -> None:
 def test_a_patch_has_the_direction_of_the_mean_vector_of_its_known_pixels() -> None:
     vectors = normals(16, 16)
     vectors[:4] = np.nan
+
     values, counts = NormalLabels().cells(vectors, Preprocessing(16))
+
+    # 4 rows of the upper half and the 8 rows of the lower one are left
     mean = 4 * np.array([0.0, 0.0, 1.0]) + 8 * LEANING
+    known_pixels = 12 * 16
     assert values[0, :, 0, 0].tolist() == pytest.approx(mean / np.linalg.norm(mean))
-    assert counts.item() == 12 * 16
+    assert counts.item() == known_pixels
 
 
 UNKNOWN = [

@@ -138,11 +138,15 @@ def test_a_pnm_that_states_16_bits_and_uses_12_is_refused(tmp_path: Path) -> Non
 def test_grey_of_a_deep_pgm_is_a_share_of_the_range_that_it_states(
     largest: int, bits: int | None, tmp_path: Path
 ) -> None:
+    """The file states its largest value, so that ``bits`` has nothing to add."""
     stored = colours(largest)[..., 0]
     file = write_pnm(tmp_path / "a.pgm", stored, largest)
-    decoded = read_pixels(file, bits=bits)
-    assert decoded.shape == (3, 40, 50)
-    assert np.allclose(decoded[1], stored / largest, atol=1e-6)
+
+    shares = read_pixels(file, bits=bits)
+
+    assert shares.shape == (3, 40, 50)
+    for channel in shares:
+        assert np.allclose(channel, stored / largest, atol=1e-6)
 
 
 def test_a_pgm_in_digits_is_read(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from dinoneck import DataError
 from dinoneck.data import BoxImages
-from dinoneck.data.segmentations import Nesting, nesting_of
+from dinoneck.data.segmentations import Nesting, count_in_masks, nesting_of
 
 masks = pytest.importorskip("pycocotools.mask", reason="masks need pycocotools, the extra [masks]")
 # pycocotools 2.0.11 with NumPy 2
@@ -326,3 +326,12 @@ def test_a_part_inside_another_one_is_counted_as_filled_and_as_a_hole() -> None:
 )
 def test_parts_that_lie_in_no_other_one_are_not_nested(parts: list[list[float]]) -> None:
     assert nesting_of(parts, *SIZE) is None
+
+
+def test_the_pixels_of_more_than_255_masks_are_counted() -> None:
+    # pycocotools 2.0.11 with NumPy 2 raises an OverflowError for so many in one call
+    shapes = [[[0, 0, side, 0, side, side, 0, side]] for side in (2, 4, 6)] * 100
+
+    counts = count_in_masks(shapes, [SIZE] * 300)
+
+    assert counts.tolist() == [4.0, 16.0, 36.0] * 100

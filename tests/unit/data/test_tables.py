@@ -180,35 +180,96 @@ def test_composed_and_decomposed_names_are_one_image(tmp_path: Path) -> None:
 # Cells
 # ------------------------------------------------------------------------------------------------------
 
+# cells, and for each of them the first cell that means the same
 SPELLINGS = [
-    (["1", "1.0", " 1", "1 ", "01", "2", "2.00"], [0, 0, 0, 0, 0, 5, 5]),
-    (["1", "1.0", "a", " a", "1", "01"], [0, 1, 2, 2, 0, 5]),
-    (["1e2", "100", "0.10", ".1", "-0", "0"], [0, 0, 2, 2, 4, 4]),
-    (["NA", "None", "NA ", "null", "-"], [0, 1, 0, 3, 4]),
-    ([COMPOSED, DECOMPOSED, "pres"], [0, 0, 2]),
-    (["1152921504606846977", "1152921504606846978", "1152921504606846977.0"], [0, 1, 0]),
-    (["1e999999999999999999999999", "1e400", "1e400"], [0, 1, 1]),
+    pytest.param(
+        ["1", "1.0", " 1", "1 ", "01", "2", "2.00"],
+        [0, 0, 0, 0, 0, 5, 5],
+        id="whole numbers",
+    ),
+    pytest.param(
+        ["1", "1.0", "a", " a", "1", "01"],
+        [0, 1, 2, 2, 0, 5],
+        id="text beside words stays as it is written",
+    ),
+    pytest.param(
+        ["1e2", "100", "0.10", ".1", "-0", "0"],
+        [0, 0, 2, 2, 4, 4],
+        id="exponents, fractions and signs",
+    ),
+    pytest.param(
+        ["NA", "None", "NA ", "null", "-"],
+        [0, 1, 0, 3, 4],
+        id="words for what is missing are groups",
+    ),
+    pytest.param([COMPOSED, DECOMPOSED, "pres"], [0, 0, 2], id="accents"),
+    pytest.param(
+        ["1152921504606846977", "1152921504606846978", "1152921504606846977.0"],
+        [0, 1, 0],
+        id="whole numbers that float64 does not tell apart",
+    ),
+    pytest.param(
+        ["1e999999999999999999999999", "1e400", "1e400"],
+        [0, 1, 1],
+        id="numbers beyond float64",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("cells", "expected"), SPELLINGS)
-def test_groups_and_folds_that_mean_the_same_are_one(
+@pytest.mark.parametrize("column", ["group", "fold"])
+def test_cells_that_mean_the_same_are_one_group_and_one_fold(
+    tmp_path: Path, column: str, cells: list[str], expected: list[int]
+) -> None:
+    path = columns(tmp_path, y=range(len(cells)), g=cells)
+
+    table = read_table(path, targets="y", group="g", fold_column="g")
+
+    assert partition(table[column]) == expected
+
+
+@pytest.mark.parametrize(("cells", "expected"), SPELLINGS)
+def test_cells_that_mean_the_same_are_one_in_a_group_of_two_columns(
     tmp_path: Path, cells: list[str], expected: list[int]
 ) -> None:
-    y, count = list(range(len(cells))), len(set(expected))
-    table = read_table(columns(tmp_path, y=y, g=cells), targets="y", group="g", fold_column="g")
-    assert partition(table["group"]) == partition(table["fold"]) == expected
-    pair = read_table(
-        columns(tmp_path, y=y, g=cells, h=["x"] * len(y)), targets="y", group=["g", "h"]
-    )
-    assert partition(pair["group"]) == expected
-    frame = pd.DataFrame({"y": y, "g": cells}, index=[f"{i}.jpg" for i in y])
-    assert partition(read_table(frame, targets="y", group="g")["group"]) == expected
-    held_out = [valid.tolist() for _, valid in group_folds(cells, count, seed=0)]
-    assert sorted(held_out) == sorted(
-        [i for i, first in enumerate(expected) if first == own] for own in {*expected}
-    )
-    assert sorted(valid.tolist() for _, valid in column_folds(cells)) == sorted(held_out)
+    path = columns(tmp_path, y=range(len(cells)), g=cells, h=["x"] * len(cells))
+
+    table = read_table(path, targets="y", group=["g", "h"])
+
+    assert partition(table["group"]) == expected
+
+
+@pytest.mark.parametrize(("cells", "expected"), SPELLINGS)
+def test_cells_of_a_frame_that_mean_the_same_are_one_group(
+    cells: list[str], expected: list[int]
+) -> None:
+    images = [f"{row}.jpg" for row in range(len(cells))]
+    frame = pd.DataFrame({"y": range(len(cells)), "g": cells}, index=images)
+
+    table = read_table(frame, targets="y", group="g")
+
+    assert partition(table["group"]) == expected
+
+
+def rows_of_each_group(firsts: list[int]) -> list[list[int]]:
+    """The rows of each group, sorted."""
+    groups = []
+    for own in sorted(set(firsts)):
+        groups.append([row for row, first in enumerate(firsts) if first == own])
+    return groups
+
+
+@pytest.mark.parametrize(("cells", "expected"), SPELLINGS)
+def test_rows_of_cells_that_mean_the_same_are_held_out_together(
+    cells: list[str], expected: list[int]
+) -> None:
+    groups = rows_of_each_group(expected)
+
+    of_groups = group_folds(cells, len(groups), seed=0)
+    of_a_column = column_folds(cells)
+
+    assert sorted(valid.tolist() for _, valid in of_groups) == groups
+    assert sorted(valid.tolist() for _, valid in of_a_column) == groups
 
 
 @pytest.mark.parametrize("role", ["targets", "auxiliary"])
@@ -823,8 +884,14 @@ def test_minus_one_beside_0_and_1_is_named_with_how_it_is_read(
     assert line.startswith(f"{path}: y is -1 in 2 rows and else 0 or 1, and is read as numbers. ")
 
 
-@pytest.mark.parametrize("options", [{"numbers": "y"}, {"classes": {"y": ()}}], ids=repr)
-def test_minus_one_beside_0_and_1_is_not_named_where_the_call_says_what_it_is(
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({"numbers": "y"}, id="numbers"),
+        pytest.param({"classes": {"y": ()}}, id="classes that the table names"),
+    ],
+)
+def test_minus_one_beside_0_and_1_gives_no_warning_where_the_call_says_what_the_column_holds(
     options: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = columns(tmp_path, y=["0", "1", "-1", "1", "-1"])

@@ -48,9 +48,7 @@ def alike(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "kind", ["fcos", *(pytest.param(kind, marks=pytest.mark.slow) for kind in OTHERS)]
-)
+@pytest.mark.parametrize("kind", ["fcos", *OTHERS])
 def test_a_file_gives_the_same_boxes_with_the_backbone_as_it_was_trained(
     kind: str, tmp_path: Path
 ) -> None:

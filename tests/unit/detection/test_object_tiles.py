@@ -339,10 +339,10 @@ def test_the_tile_of_the_training_can_be_turned_off(tmp_path: Path) -> None:
     assert Predictor(head, tile=None).tiling is None
     stated = Predictor(head, tile=64, overlap=10).tiling
     assert stated is not None
-    assert (stated.tile, stated.overlap) == ((64, 64), 10)
+    assert (stated.tile, stated.stated_overlap) == ((64, 64), 10)
     overlapping = Predictor(head, overlap=30).tiling
     assert overlapping is not None
-    assert (overlapping.tile, overlapping.overlap) == (TILE, 30)
+    assert (overlapping.tile, overlapping.stated_overlap) == (TILE, 30)
 
 
 @pytest.mark.slow

@@ -521,6 +521,7 @@ def test_a_truth_of_three_paths_is_refused(short_run: PanopticRun) -> None:
 
 @pytest.mark.slow
 def test_six_scenes_are_learned_in_150_steps(tmp_path: Path) -> None:
+    """One fold trains on all six images, and these are scored: every segment is found, and none more."""
     flags = ("--folds", 1, "--epochs", 150, "--batch-size", 6, "--lr", 2e-3, "--seed", 0)
     run = train_on_scenes(tmp_path, 6, "{num_blocks: 3, dim: 64}", *flags)
 

@@ -218,8 +218,8 @@ def test_the_runtime_auto_gives_the_bits_of_transformers_where_it_computes_in_to
     ("name", "sides_of_windows"),
     [
         (BOXES, None),
-        pytest.param(MASKS, None, marks=pytest.mark.slow),
-        pytest.param(BOXES, 5, marks=pytest.mark.slow),
+        (MASKS, None),
+        (BOXES, 5),
     ],
     ids=["boxes", "masks", "odd windows"],
 )

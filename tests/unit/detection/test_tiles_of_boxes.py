@@ -301,12 +301,14 @@ def test_a_small_box_inside_a_tile_leaves_a_large_one_that_is_cut() -> None:
     assert both.scores.tolist() == pytest.approx([0.95, 0.6])
 
 
-def test_an_overlap_of_one_call_is_that_of_the_tiles_that_are_used() -> None:
+def test_the_overlap_of_one_call_holds_where_the_detector_has_its_tiles() -> None:
     detector = detector_of()
     detector.use_tiles(TILE)
     image = torch.randint(0, 256, (3, 200, 300), dtype=torch.uint8)
-    [expected] = detector.predict(image, min_score=0.0, tile=TILE, overlap=0)
+    [overlapping] = detector.predict(image, min_score=0.0)
+    [expected] = detector.predict(image, min_score=0.0, tile=TILE, overlap=64)
 
-    [prediction] = detector.predict(image, min_score=0.0, overlap=0)
+    [prediction] = detector.predict(image, min_score=0.0, overlap=64)
 
     assert torch.equal(prediction["boxes"], expected["boxes"])
+    assert not torch.equal(prediction["boxes"], overlapping["boxes"])

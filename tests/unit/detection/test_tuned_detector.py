@@ -107,14 +107,19 @@ def test_a_frozen_detector_shares_the_backbone_of_the_caller(tmp_path: Path) -> 
     assert Detector.load(tmp_path / "d.safetensors", backbone=shared).backbone is shared
 
 
-def test_only_what_differs_is_in_the_file(tmp_path: Path) -> None:
+def test_the_file_holds_the_changed_weight_and_names_the_backbone_of_the_others(
+    tmp_path: Path,
+) -> None:
     backbone = load_backbone("dinoneck_tiny")
     detector = detector_on(backbone)
     with torch.no_grad():
         backbone.adapter.model.blocks[1].mlp.fc1.bias.add_(1.0)
+
     detector.save(tmp_path / "d.safetensors")
+
     checkpoint = HeadCheckpoint.load(tmp_path / "d.safetensors")
     assert [*checkpoint.config["tuned"]] == ["adapter.model.blocks.1.mlp.fc1.bias"]
+    # the weights of dinoneck_tiny are drawn with a seed
     assert checkpoint.meta["backbone"]["weights"]["kind"] == "seeded"
 
 

@@ -217,7 +217,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], None], str]] = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("with_clouds", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("with_clouds", [False, True])
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_every_mistake_is_found_and_named(
     mistake: str, with_clouds: bool, tree: Path, tmp_path: Path
@@ -306,7 +306,7 @@ def test_exchanged_sides_are_named_with_and_without_clouds(
     "shift",
     [
         pytest.param((0.5, 0, 0), id="to the right"),
-        pytest.param((0, 0, 1.0), id="ahead", marks=pytest.mark.slow),
+        pytest.param((0, 0, 1.0), id="ahead"),
     ],
 )
 def test_a_shifted_pose_of_the_real_room_is_named_and_no_other(

@@ -106,7 +106,6 @@ def compare(
     assert near(head(tokens)[name], logits, bound)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "row",
     [
@@ -347,7 +346,7 @@ TABLES = {
 
 
 @pytest.mark.parametrize("beginnings", TABLES.values(), ids=TABLES.keys())
-def test_the_order_of_a_publishers_names_does_not_matter(beginnings: dict[str, str]) -> None:
+def test_the_order_of_a_publishers_names_does_not_matter(beginnings: dict[str, Any]) -> None:
     for name in beginnings:
         others = tuple(other for other in beginnings if other != name)
         assert not name.startswith(others)

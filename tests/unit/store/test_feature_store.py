@@ -642,7 +642,8 @@ if __name__ == "__main__":
     for tokens, numbers in loader:
         for row, number in enumerate(numbers.tolist()):
             read[number] = tokens.sequence[1][row]
-    assert sorted(read) == list(range(12)), sorted(read)
+    three_images_in_four_views = list(range(12))
+    assert sorted(read) == three_images_in_four_views, sorted(read)
     for number, layer in read.items():
         expected = store[data.id_of(number), data.view_of(number)].sequence[1][0]
         assert torch.equal(layer, expected), number
@@ -650,7 +651,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("context", ["fork", "spawn"])
 def test_workers_read_the_same(filled: FeatureStore, tmp_path: Path, context: str) -> None:
     run_program(tmp_path, WORKERS_READ, filled.path, context)
 

@@ -189,7 +189,7 @@ def test_many_new_shards_are_written_to_the_index(
 
 @pytest.fixture
 def without_two(root: Path) -> str:
-    """The name of the shard of image 2, which is deleted; that of image 0 has another name."""
+    """The name of the shard of image 2, which is deleted; a shard that is there is renamed besides."""
     vanished = FeatureStore.open(root).shard_of("2")
     (root / vanished).unlink()
     shards(root)[0].rename(root / "data" / "w-0.safetensors")
@@ -406,7 +406,7 @@ def test_a_row_without_an_id_is_damage_once_an_id_is_compared_with_it(
     assert torch.equal(value(store, "1"), value(sound, "1"))
 
 
-def test_in_builds_an_index_with_a_damaged_row_again(root: Path) -> None:
+def test_asking_for_an_image_repairs_an_index_with_a_damaged_row(root: Path) -> None:
     with changed(root) as database:
         database.execute("update image set rows = 'text' where id = '1'")
     store = FeatureStore.open(root)
@@ -852,7 +852,7 @@ def test_two_images_under_one_id_are_refused(with_two_images_of_one_id: FeatureS
         with_two_images_of_one_id.batch(["p0"])
 
 
-def test_a_store_without_the_shards_of_one_of_two_images_is_sound(
+def test_deleting_the_shards_of_the_images_that_verify_names_ends_a_clash_of_ids(
     with_two_images_of_one_id: FeatureStore,
 ) -> None:
     store = with_two_images_of_one_id

@@ -320,9 +320,7 @@ def live_run(**changes: Any) -> Any:
     )
 
 
-@pytest.mark.parametrize(
-    "name", [*(pytest.param(own, marks=pytest.mark.slow) for own in ("lora", "blocks")), "plan"]
-)
+@pytest.mark.parametrize("name", ["lora", "blocks", "plan"])
 def test_files_hold_what_was_trained_along(name: str, tmp_path: Path) -> None:
     """The score of a fold's file is that of the report. An interrupted run gives the same files."""
     config = live_run(**RUNS[name])
