@@ -198,11 +198,9 @@ class TaskFacts:
             probabilities: (dim,) of the classes.
             level: one of :attr:`interval_levels`.
         """
-        labels = self.labels or tuple(str(number) for number in range(self.dim))
         [interval] = self.interval
-        return [
-            labels[index] for index in prediction_set(probabilities, interval.half_width(level))
-        ]
+        classes = prediction_set(probabilities, interval.half_width(level))
+        return [output_name(self, number) for number in classes]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,6 +275,16 @@ def labels_of(tasks: Sequence[TaskFacts], values: Mapping[str, Any]) -> dict[str
     return labels
 
 
+def output_name(task: TaskFacts, place: int) -> str:
+    """Return what an output or a class of a task is called: its label, or its number where there are no labels."""
+    return task.labels[place] if task.labels else str(place)
+
+
+def output_names(task: TaskFacts) -> tuple[str, ...]:
+    """Return :func:`output_name` of all outputs."""
+    return task.labels or tuple(str(place) for place in range(task.dim))
+
+
 def describe_tasks(tasks: Sequence[TaskFacts]) -> str:
     """Return tasks in one line for people: ``mass (regression, g), crop (classification of 3)``."""
     described = []
@@ -315,7 +323,7 @@ def columns_of(tasks: Sequence[AnyTask]) -> list[Column[AnyTask]]:
     for task in tasks:
         if not task.has_values:
             continue
-        labels = task.labels or tuple(str(i) for i in range(task.dim))
+        labels = output_names(task)
         means = [other.name for other in tasks if other.from_map == task.name]
         for place, (name, label) in enumerate(zip(task.columns, labels, strict=True)):
             if means and (task.dim == 1 or label in means):

@@ -110,35 +110,14 @@ def model_card(
     if repo_id is not None:
         check_repo_id(repo_id)
     figures = list(figures)
-    for name in figures:
-        if not _FIGURE.fullmatch(name):
-            raise CheckpointError(
-                f"the figure {name!r} needs a plain name: letters, digits, '_', '-', '.'",
-                step="hub",
-            )
+    _check_figure_names(figures)
     meta = meta_or_path if isinstance(meta_or_path, Mapping) else read_header(meta_or_path).meta
     check(meta, "the header")
     backbone = meta["backbone"] or {}
     licence = meta["licences"].get("backbone")
-    family = _FAMILIES.get(str(backbone.get("family")), {})
-    if licence not in (None, family.get("license")):
-        family = {}  # weights of another publisher
-    training = meta["training"] or {}
-    metrics = {}
-    for name, value in (training.get("metrics") or {}).items():
-        if isinstance(value, Mapping):
-            metrics[name] = f"{value['mean']} (sd {value['sd']})"
-        else:
-            metrics[name] = value
     intervals: dict[str, str] = {}
     for task in meta["tasks"]:
         intervals |= describe_intervals(task)
-    thresholds: dict[str, float] = {}
-    for task in meta["tasks"]:
-        thresholds |= _thresholds(task["name"], task.get("labels"), task.get("thresholds"))
-    if not meta["tasks"]:  # those of a detector are in its configuration
-        config = meta["config"]
-        thresholds = _thresholds("", config.get("classes"), config.get("thresholds"))
     tensor_names = [name for name, _dtype, _shape in meta["tensors"]]
     card = ModelCard.from_template(
         _front_matter(meta),
@@ -153,10 +132,10 @@ def model_card(
         backbone=backbone,
         weights=describe_weights(backbone.get("weights")),
         intervals=intervals,
-        thresholds=thresholds,
-        metrics=metrics,
+        thresholds=_all_thresholds(meta),
+        metrics=_describe_metrics(meta["training"]),
         licence=licence,
-        family=family,
+        family=_family_of(backbone, licence),
         base_model=base_model(meta),
         holds_backbone=any(name.startswith(BACKBONE_PREFIX) for name in tensor_names),
         figures=figures,
@@ -224,6 +203,45 @@ def is_open(licence: str | None) -> bool:
 def link_of(licence: str) -> str | None:
     """Return where the licence of published backbones is; None if that is not known."""
     return LICENSE_LINKS.get(licence)
+
+
+def _check_figure_names(figures: Iterable[str]) -> None:
+    for name in figures:
+        if not _FIGURE.fullmatch(name):
+            raise CheckpointError(
+                f"the figure {name!r} needs a plain name: letters, digits, '_', '-', '.'",
+                step="hub",
+            )
+
+
+def _family_of(backbone: Mapping[str, Any], licence: str | None) -> Mapping[str, str]:
+    """The family whose publisher the weights of a backbone are of, by their licence; empty for other weights."""
+    family = _FAMILIES.get(str(backbone.get("family")), {})
+    if licence not in (None, family.get("license")):
+        return {}  # weights of another publisher
+    return family
+
+
+def _describe_metrics(training: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Metric -> its value, or in words its mean over folds."""
+    described = {}
+    for name, value in ((training or {}).get("metrics") or {}).items():
+        if isinstance(value, Mapping):
+            described[name] = f"{value['mean']} (sd {value['sd']})"
+        else:
+            described[name] = value
+    return described
+
+
+def _all_thresholds(meta: Mapping[str, Any]) -> dict[str, float]:
+    """Label -> the smallest score of what is predicted, of all tasks or of a detector."""
+    if not meta["tasks"]:  # those of a detector are in its configuration
+        config = meta["config"]
+        return _thresholds("", config.get("classes"), config.get("thresholds"))
+    thresholds: dict[str, float] = {}
+    for task in meta["tasks"]:
+        thresholds |= _thresholds(task["name"], task.get("labels"), task.get("thresholds"))
+    return thresholds
 
 
 def _thresholds(

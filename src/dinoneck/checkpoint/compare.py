@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -298,8 +298,7 @@ def normalisation_differs(trained: Mapping[str, Any], actual: Mapping[str, Any])
         values = actual.get(key)
         if trained_values is None or values is None:
             continue
-        alike = len(trained_values) == len(values)
-        if not alike or not np.allclose(trained_values, values, rtol=0, atol=_CHANNEL_TOLERANCE):
+        if not are_channels_alike(trained_values, values):
             return [
                 f"normalisation: the head's backbone took images with mean {trained.get('mean')} "
                 f"and std {trained.get('std')}, this one takes {actual.get('mean')} and "
@@ -307,6 +306,13 @@ def normalisation_differs(trained: Mapping[str, Any], actual: Mapping[str, Any])
                 "backbone.preprocess.changed(mean=..., std=...)"
             ]
     return []
+
+
+def are_channels_alike(first: Sequence[float], second: Sequence[float]) -> bool:
+    """Return whether two means, or standard deviations, are equal to rounding in every channel."""
+    if len(first) != len(second):
+        return False
+    return np.allclose(first, second, rtol=0, atol=_CHANNEL_TOLERANCE)
 
 
 def _weights_differ(trained: Mapping[str, Any], actual: Mapping[str, Any]) -> list[str]:

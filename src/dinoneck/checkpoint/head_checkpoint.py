@@ -26,6 +26,7 @@ from dinoneck.checkpoint import format as files
 from dinoneck.checkpoint.backbone_part import BackbonePart, part_for_head
 from dinoneck.checkpoint.contents import TensorGroups
 from dinoneck.checkpoint.format import HeadFile
+from dinoneck.checkpoint.origins import is_head
 from dinoneck.checkpoint.rebuild import rebuild
 from dinoneck.checkpoint.training_images import TrainingImages
 from dinoneck.checks import with_named_keywords
@@ -276,11 +277,18 @@ class HeadCheckpoint:
         meta["config"] = module.config
         meta["tasks"] = encode(module.predicted)
         meta["created_by"]["dinoneck"] = __version__
-        tensors = contents.join_tensors(
-            TensorGroups(self.state_dict, self.adapter_state, self.backbone_weights or {})
-        )
+        tensors = self._tensors()
         file = files.packed(meta, contents.chunks_of(meta, tensors), self.head_type)
         return type(self)(file)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """All tensors by their names in the file."""
+        groups = TensorGroups(
+            head=self.state_dict,
+            adapter=self.adapter_state,
+            backbone=self.backbone_weights or {},
+        )
+        return contents.join_tensors(groups)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one file: whole or not at all.
@@ -291,9 +299,7 @@ class HeadCheckpoint:
         Raises:
             CheckpointError: if the file cannot be written.
         """
-        tensors = contents.join_tensors(
-            TensorGroups(self.state_dict, self.adapter_state, self.backbone_weights or {})
-        )
+        tensors = self._tensors()
         if contents.listing_of(tensors) != self.meta["tensors"]:
             raise CheckpointError(
                 "the names, shapes or dtypes of the weights are not those that meta lists: they "
@@ -548,7 +554,7 @@ class HeadCheckpoint:
         """Have the heads in a module compare the tokens of every call with the records of this file."""
         parts: list[Any] = list(module.modules())
         for part in reversed(parts):  # members, then ensembles
-            if not _is_head(part):
+            if not is_head(part):
                 continue
             origin = _origin_of(self.meta["backbone"], self.meta["inputs"])
             if origin is not None:
@@ -576,7 +582,7 @@ def _names_of_tasks(config: Any) -> set[str]:
         for value in config:
             names |= _names_of_tasks(value)
     elif isinstance(config, Mapping):
-        if config.get("$") in _HOLDING_INTERVALS:
+        if config.get(TAG) in _HOLDING_INTERVALS:
             names.add(config["name"])
         for value in config.values():
             names |= _names_of_tasks(value)
@@ -590,8 +596,21 @@ def _config_with_intervals(config: Any, intervals: Mapping[str, Sequence[Interva
     if not isinstance(config, Mapping):
         return config
     changed = {key: _config_with_intervals(value, intervals) for key, value in config.items()}
-    if config.get("$") in _HOLDING_INTERVALS and config["name"] in intervals:
+    if config.get(TAG) in _HOLDING_INTERVALS and config["name"] in intervals:
         changed["interval"] = encode(tuple(intervals[config["name"]]))
+    return changed
+
+
+def _config_with_thresholds(config: Any, thresholds: Mapping[str, Sequence[float]]) -> Any:
+    """The JSON of a configuration, in which tasks of labels and instances of these names have other thresholds."""
+    if isinstance(config, list):
+        return [_config_with_thresholds(value, thresholds) for value in config]
+    if not isinstance(config, Mapping):
+        return config
+    changed = {key: _config_with_thresholds(value, thresholds) for key, value in config.items()}
+    if config.get(TAG) == Task.__name__ and config["kind"] in THRESHOLD_KINDS:
+        if config["name"] in thresholds:
+            changed["thresholds"] = [float(x) for x in thresholds[config["name"]]]
     return changed
 
 
@@ -696,7 +715,7 @@ def save_head(
 
 def warn_without_backbone(module: nn.Module, backbone: Any, stacklevel: int) -> None:
     """Warn of a head whose file cannot refuse the tokens of another backbone; necks and building blocks need none."""
-    if backbone is None and _is_head(module):
+    if backbone is None and is_head(module):
         warnings.warn(
             f"this {type(module).__name__} is saved without backbone=, so its file cannot refuse "
             "the tokens of another backbone; pass the backbone that it was trained on, or its "
@@ -751,19 +770,6 @@ def _origin_of(record: Mapping[str, Any] | None, inputs: Mapping[str, Any] | Non
     )
 
 
-def _config_with_thresholds(value: Any, thresholds: Mapping[str, Sequence[float]]) -> Any:
-    """JSON values in which the tasks of labels and instances of these names have these thresholds."""
-    if isinstance(value, list):
-        return [_config_with_thresholds(item, thresholds) for item in value]
-    if not isinstance(value, Mapping):
-        return value
-    changed = {key: _config_with_thresholds(item, thresholds) for key, item in value.items()}
-    if value.get(TAG) == Task.__name__ and value["kind"] in THRESHOLD_KINDS:
-        if value["name"] in thresholds:
-            changed["thresholds"] = [float(x) for x in thresholds[value["name"]]]
-    return changed
-
-
 def _json_copy(record: Mapping[str, Any] | None, name: str) -> dict[str, Any] | None:
     """Return a deep copy of the record ``name`` in JSON form."""
     if record is None:
@@ -803,8 +809,3 @@ def _is_unpublished(name: str) -> bool:
     """Whether this name of a model of transformers is neither a repository's nor a published model's."""
     is_published = "/" in name or model_of(name) is not None
     return not is_published or Path(name).is_dir()
-
-
-def _is_head(module: nn.Module) -> bool:
-    """Whether this is a head with tasks; the classes are reached through the registry only."""
-    return hasattr(type(module), "trained_on")

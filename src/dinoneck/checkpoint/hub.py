@@ -206,19 +206,26 @@ def push_to_hub(
     head_file = read(only_head(file))
     contents.check(head_file)
     meta = head_file.header.meta
-    text = _terms(terms, meta)
-    parts = {
+    terms_text = _terms(terms, meta)
+    contents_of_files = {
         HEAD_NAME: b"".join([head_file.header.start(), *head_file.buffers]),
         _CONFIG: config_json(meta).encode(),
         "README.md": model_card(meta, repo_id, sorted(pictures)).encode(),
     }
     message = commit_message or f"{meta['head_type']}, {meta['digest'][:_SHORT_DIGEST]}"
-    parts |= pictures
-    if text:
-        parts["LICENSE.txt"] = text
+    contents_of_files |= pictures
+    if terms_text:
+        contents_of_files["LICENSE.txt"] = terms_text
     api = hub.HfApi(token=token, library_name="dinoneck", library_version=__version__)
     try:
-        done = _commit(api, repo_id, revision, parts, message, private)
+        commit = _commit(
+            api,
+            repo_id,
+            contents_of_files,
+            revision=revision,
+            message=message,
+            private=private,
+        )
     except CheckpointError:
         raise
     except Exception as error:  # the client raises many unrelated types
@@ -227,15 +234,16 @@ def push_to_hub(
             "it or nothing; files that arrived are not sent again by the next push"
         )
         raise CheckpointError(reason, step="hub") from None
-    logger.info("%s is in commit %s of %s", message, done.oid, repo_id)
-    return done
+    logger.info("%s is in commit %s of %s", message, commit.oid, repo_id)
+    return commit
 
 
 def _commit(
     api: HfApi,
     repo_id: str,
+    contents_of_files: Mapping[str, bytes],
+    *,
     revision: str | None,
-    parts: Mapping[str, bytes],
     message: str,
     private: bool,
 ) -> CommitInfo:
@@ -251,7 +259,9 @@ def _commit(
         )
     if revision is not None:
         api.create_branch(repo_id, branch=revision, exist_ok=True)
-    operations = [CommitOperationAdd(name, part) for name, part in parts.items()]
+    operations = []
+    for name, content in contents_of_files.items():
+        operations.append(CommitOperationAdd(name, content))
     return api.create_commit(
         repo_id, operations, commit_message=message, revision=revision, num_threads=1
     )

@@ -6,7 +6,7 @@ in the backbone record under ``adapter``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -170,39 +170,55 @@ def apply_lora(
                 parameter.requires_grad_(True)
             backbone.train(backbone.adapter.asked_mode)
         return
-    adapter = record["adapter"]
     learning = {id(parameter) for parameter in backbone.parameters() if parameter.requires_grad}
     try:
-        lora.add(
-            backbone.adapter,
-            adapter["rank"],
-            adapter["alpha"],
-            adapter["targets"],
-            seed=0,
-            runs=adapter["blocks"],
-        )
-        lora.load_state(backbone.adapter, weights)
-        if (lora.record(backbone.adapter) or {}).get("sha256") != adapter["sha256"]:
-            raise BackboneError(
-                "their SHA-256 is not the one of the backbone record, so the file was edited; save "
-                "the head again with the backbone of its training"
-            )
+        _add_lora(backbone, record["adapter"], weights)
     except (BackboneError, ConfigError) as error:
         lora.remove(backbone.adapter)
-        trainable = False
-        trained_source = record.get("source")
-        source = backbone.adapter.source
-        reason = str(error)
-        if trained_source != source:
-            reason = (
-                f"they were trained on a model of {trained_source}, this one is of {source}; load "
-                f"the backbone with source={trained_source!r}"
-            )
-        raise CheckpointError(
-            f"the LoRA weights do not fit this backbone: {reason}", step="pairing"
-        ) from error
-    finally:
-        if not trainable:
-            for parameter in backbone.parameters():
-                parameter.requires_grad_(id(parameter) in learning)
+        _restore_learning(backbone, learning)
+        raise _unfit_lora(backbone, record, error) from error
+    except BaseException:
+        _restore_learning(backbone, learning)
+        raise
+    if not trainable:
+        _restore_learning(backbone, learning)
     backbone.train(backbone.adapter.asked_mode)
+
+
+def _add_lora(
+    backbone: Backbone, adapter: Mapping[str, Any], weights: Mapping[str, Tensor]
+) -> None:
+    """Add LoRA to a backbone with the weights of a file, and compare their hash with the record's."""
+    lora.add(
+        backbone.adapter,
+        adapter["rank"],
+        adapter["alpha"],
+        adapter["targets"],
+        seed=0,
+        runs=adapter["blocks"],
+    )
+    lora.load_state(backbone.adapter, weights)
+    if (lora.record(backbone.adapter) or {}).get("sha256") != adapter["sha256"]:
+        raise BackboneError(
+            "their SHA-256 is not the one of the backbone record, so the file was edited; save "
+            "the head again with the backbone of its training"
+        )
+
+
+def _restore_learning(backbone: Backbone, learning: Collection[int]) -> None:
+    """Let those parameters learn that did before, given by their ids; new ones are frozen."""
+    for parameter in backbone.parameters():
+        parameter.requires_grad_(id(parameter) in learning)
+
+
+def _unfit_lora(backbone: Backbone, record: Mapping[str, Any], error: Exception) -> CheckpointError:
+    """The error for LoRA weights that could not be put into a backbone."""
+    trained_source = record.get("source")
+    source = backbone.adapter.source
+    reason = str(error)
+    if trained_source != source:
+        reason = (
+            f"they were trained on a model of {trained_source}, this one is of {source}; load "
+            f"the backbone with source={trained_source!r}"
+        )
+    return CheckpointError(f"the LoRA weights do not fit this backbone: {reason}", step="pairing")

@@ -21,11 +21,11 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from torch import nn
 
 from dinoneck.backbones import weight_hashes
 from dinoneck.backbones.backbone import Backbone
+from dinoneck.checkpoint.compare import are_channels_alike
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import CheckpointError
 from dinoneck.grid import patch_pair
@@ -33,7 +33,6 @@ from dinoneck.layers.inputs import Origin
 
 logger = logging.getLogger(__name__)
 
-_CHANNEL_TOLERANCE = 1e-3  # absolute, between two values of mean or std
 _REMEDY_SKIP = "to compare nothing, set head.trained_on = None"
 
 
@@ -245,6 +244,11 @@ def _unless_default(
     return None if images == default_images else images
 
 
+def is_head(module: nn.Module) -> bool:
+    """Return whether a module is a head with tasks; the classes are reached through the registry only."""
+    return hasattr(type(module), "trained_on")
+
+
 def trained_heads(module: nn.Module, layers: Sequence[int] | None = None) -> Iterator[TrainedHead]:
     """Yield the heads in a module that record what they were trained on.
 
@@ -396,10 +400,7 @@ def _image_differences(trained: Preprocessing, given: Preprocessing) -> list[str
     for name in ("mean", "std"):
         trained_channels = getattr(trained, name)
         given_channels = getattr(given, name)
-        is_same = len(trained_channels) == len(given_channels) and np.allclose(
-            trained_channels, given_channels, rtol=0, atol=_CHANNEL_TOLERANCE
-        )
-        if not is_same:
+        if not are_channels_alike(trained_channels, given_channels):
             comparisons.append((name, trained_channels, given_channels))
     return _describe_differences(comparisons)
 

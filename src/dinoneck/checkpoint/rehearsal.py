@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dinoneck.checkpoint.origins import is_head
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import CheckpointError, DinoneckError
 from dinoneck.grid import GridSize, patch_pair
@@ -46,7 +47,7 @@ def check_takes_tokens(
     """
     if record is not None and hasattr(module, "check_size"):
         _check_size(module, record, preprocess, name)
-    if not _is_head(module) or record is None or any(record.get(key) is None for key in _NEEDED):
+    if not is_head(module) or record is None or any(record.get(key) is None for key in _NEEDED):
         return
     grid = None if preprocess is None else preprocess.grid()
     if grid is None:
@@ -108,7 +109,7 @@ def check_views(
             "out",
             step="write",
         )
-    if not _is_head(module):
+    if not is_head(module):
         return
     for task in getattr(module, "tasks", ()):
         if task.is_masks:
@@ -160,11 +161,6 @@ def _dtype_of(module: nn.Module) -> torch.dtype:
     for parameter in module.parameters():
         return parameter.dtype
     return torch.float32
-
-
-def _is_head(module: nn.Module) -> bool:
-    """Whether it is a head with tasks; the classes are reached through the registry only."""
-    return hasattr(type(module), "trained_on")
 
 
 def _is_of_this_library(module: nn.Module) -> bool:

@@ -182,11 +182,11 @@ def parse(
     call, unknown = tyro.cli(bind, prog=prog, args=words, config=style, return_unknown_args=True)
     if unknown:
         unknown_flags = [word for word in unknown if word.startswith("-")]
-        first = unknown_flags[0] if unknown_flags else unknown[0]
-        explanation = explain(flag_of(first))
+        first_unknown = unknown_flags[0] if unknown_flags else unknown[0]
+        explanation = explain(flag_of(first_unknown))
         if explanation:
-            raise SystemExit(_wrong_usage(f"{first!r} is unknown here. {explanation}"))
-        raise SystemExit(_wrong_usage(_unknown(first, [*flags(verb), *candidates], prog)))
+            raise SystemExit(_wrong_usage(f"{first_unknown!r} is unknown here. {explanation}"))
+        raise SystemExit(_wrong_usage(_unknown(first_unknown, [*flags(verb), *candidates], prog)))
     for option in options_of(verb):
         if option.is_list and _count(option.flag, words) > 1:
             raise SystemExit(

@@ -21,17 +21,8 @@ from dinoneck.text import counted, did_you_mean, first_line
 
 Row = dict[str, Any]
 """Name of an entry -> value, as ``--json`` prints it."""
-_BACKBONE_COLUMNS = (
-    "name",
-    "patch",
-    "width",
-    "depth",
-    "registers",
-    "licence",
-    "transformers",
-    "torch_hub",
-    "alias",
-)
+_NAME_COLUMNS = ("name", "transformers", "torch_hub", "alias")
+"""Those of the names of a backbone."""
 _PUBLISHED_COLUMNS = ("name", "task", "backbone", "licence", "gated")
 _TASK_ENTRIES = ("kind", "dim", "unit", "minimum", "maximum", "labels", "from_map")
 _HEAD_ENTRIES = ("head_type", "digest", "schema")
@@ -61,28 +52,26 @@ def backbones(part: Annotated[str, Positional] = "", *, licence: str | None = No
         condition = f" under {licence}"
     rows = []
     for model in KNOWN:
-        for i, (tag, hub_name) in enumerate(model.hubs.items()):
+        first_tag = next(iter(model.hubs))
+        for tag, hub_name in model.hubs.items():
             if licence not in (None, model.license(tag)):
                 continue
-            name = f"{model.name}.{tag}"
-            torch_hub_name = model.official if i == 0 else None
-            alias = model.alias if i == 0 else None
-            names = [text for text in (name, hub_name, torch_hub_name, alias) if text is not None]
-            if any(part in text for text in names):
-                rows.append(
-                    (
-                        name,
-                        model.patch,
-                        model.width,
-                        model.depth,
-                        model.registers,
-                        model.license(tag),
-                        hub_name,
-                        torch_hub_name,
-                        alias,
-                    )
-                )
-    return _print_rows("backbones", _BACKBONE_COLUMNS, rows, part, condition)
+            # the names of torch.hub and the alias are those of the first weights
+            row: Row = {
+                "name": f"{model.name}.{tag}",
+                "patch": model.patch,
+                "width": model.width,
+                "depth": model.depth,
+                "registers": model.registers,
+                "licence": model.license(tag),
+                "transformers": hub_name,
+                "torch_hub": model.official if tag == first_tag else None,
+                "alias": model.alias if tag == first_tag else None,
+            }
+            names = [row[column] or "" for column in _NAME_COLUMNS]
+            if any(part in name for name in names):
+                rows.append(row)
+    return _print_rows("backbones", rows, part, condition)
 
 
 def _check_licence(licence: str, known: Sequence[str], *, what: str) -> None:
@@ -119,12 +108,12 @@ def heads(part: Annotated[str, Positional] = "", *, licence: str | None = None) 
         if licence not in (None, head.licence.lower()):
             continue
         if part in f"{head.name} {head.task}":
-            published.append(tuple(getattr(head, column) for column in _PUBLISHED_COLUMNS))
+            published.append({column: getattr(head, column) for column in _PUBLISHED_COLUMNS})
     if licence is not None:
         condition = f" heads under {licence}"
-        return _print_rows("published", _PUBLISHED_COLUMNS, published, part, condition)
+        return _print_rows("published", published, part, condition)
     if not types and not published:
-        return _print_rows("heads", (), [], part)
+        return _print_rows("heads", [], part)
     document: Row = {}
     if types:
         document["heads"] = types
@@ -135,7 +124,7 @@ def heads(part: Annotated[str, Positional] = "", *, licence: str | None = None) 
         print(
             "Published heads, to predict with as they are (dinoneck predict IMAGES --heads NAME):\n"
         )
-        document |= _print_rows("published", _PUBLISHED_COLUMNS, published, part)
+        document |= _print_rows("published", published, part)
     return document
 
 
@@ -168,29 +157,23 @@ def _show_head_types(types: Sequence[Row]) -> None:
         show(f"Parts of heads and of files, which --head does not take: {', '.join(others)}")
 
 
-def _print_rows(
-    what: str,
-    columns: tuple[str, ...],
-    rows: Sequence[tuple[Any, ...]],
-    part: str,
-    condition: str = "",
-) -> Row:
-    """Print rows, and return them as records.
+def _print_rows(what: str, rows: Sequence[Row], part: str, condition: str = "") -> Row:
+    """Print rows as a table, and return the document of the verb.
 
     Args:
         what: the rows are, in words.
-        columns: their names.
-        rows: a value per column.
+        rows: of equal columns.
         part: of the names that was asked for.
         condition: on the rows, in words, that was asked for too.
     """
     if rows:
-        cells = [["-" if value is None else str(value) for value in row] for row in rows]
-        print(table(columns, cells))
+        cells = []
+        for row in rows:
+            cells.append(["-" if value is None else str(value) for value in row.values()])
+        print(table(list(rows[0]), cells))
     else:
         print(f"none of the {what}{condition} has {part!r} in its name; leave it out to list all")
-    records = [dict(zip(columns, row, strict=True)) for row in rows]
-    return {"ok": bool(rows), what: records}
+    return {"ok": bool(rows), what: list(rows)}
 
 
 def inspect(file: Annotated[Path, Positional]) -> Row:

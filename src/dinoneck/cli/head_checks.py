@@ -91,18 +91,33 @@ def stated_tasks(heads: Sequence[str]) -> list[list[TaskFacts]]:
         headers = headers_of(head)
         if not headers:
             return []
-        tasks_of_models.append([_task(record) for record in headers[0].meta["tasks"]])
+        tasks_of_models.append(tasks_of(headers[0]))
     return tasks_of_models
 
 
+def tasks_of(header: Header) -> list[TaskFacts]:
+    """Return the tasks that a header states: names, outputs, kinds and intervals."""
+    return [_task(record) for record in header.meta["tasks"]]
+
+
 def _task(record: Mapping[str, Any]) -> TaskFacts:
-    """The task that a record of a header describes: its name, outputs and kind."""
+    """The task that a record of a header describes."""
     from dinoneck.task_facts import TaskRecord
+    from dinoneck.task_intervals import Interval
 
     composed_of: list[str] = []
     composition = record.get("parts_of")
     if composition is not None:
         composed_of = composition["parts"] or [composition["total"]]
+    intervals = []
+    for interval in record.get("interval") or ():
+        intervals.append(
+            Interval(
+                levels=tuple(interval["levels"]),
+                half_widths=tuple(interval["half_widths"]),
+                groups=interval["groups"],
+            )
+        )
     return TaskRecord(
         name=record.get("name", ""),
         dim=record.get("dim", 1),
@@ -112,4 +127,5 @@ def _task(record: Mapping[str, Any]) -> TaskFacts:
         shares=record.get("shares", False),
         activation=record.get("activation"),
         composed_of=tuple(composed_of),
+        interval=tuple(intervals),
     )

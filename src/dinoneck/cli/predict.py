@@ -15,7 +15,7 @@ from tyro.conf import UseAppendAction, arg
 
 from dinoneck.atomic import write_text
 from dinoneck.cli import arguments as cli
-from dinoneck.cli.head_checks import check_files_alike, headers_of
+from dinoneck.cli.head_checks import check_files_alike, headers_of, tasks_of
 from dinoneck.cli.text import save_picture, show, whole_folder
 from dinoneck.cli.truth import (
     boxes_of,
@@ -853,10 +853,8 @@ def _check_stored_level(heads: Sequence[str], level: float, *, has_weights: bool
     Whether the files of an ensemble agree shows when they are loaded.
     """
     from dinoneck.runtime.intervals import check_level
-    from dinoneck.task_facts import TaskRecord
-    from dinoneck.task_intervals import Interval
 
-    tasks = []
+    tasks: list[TaskFacts] = []
     for head in heads:
         headers = headers_of(head, has_weights=has_weights)
         if not headers:
@@ -864,19 +862,7 @@ def _check_stored_level(heads: Sequence[str], level: float, *, has_weights: bool
         for header in headers:
             if header.meta["head_type"] in DETECTORS:
                 raise _no_interval_of_boxes(level)
-            for task in header.meta["tasks"]:
-                intervals = []
-                for record in task.get("interval") or ():
-                    intervals.append(
-                        Interval(
-                            levels=tuple(record["levels"]),
-                            half_widths=tuple(record["half_widths"]),
-                            groups=record["groups"],
-                        )
-                    )
-                tasks.append(
-                    TaskRecord(name=task["name"], kind=task["kind"], interval=tuple(intervals))
-                )
+            tasks += tasks_of(header)
     check_level(tasks, level, "the head")
 
 

@@ -143,12 +143,15 @@ def export_model(
     checkpoints = _checkpoints(heads, path, format, backbone)
     _warn_of_tiles(checkpoints)
     model = ImagesModel(Predictor(checkpoints, backbone, "none", tile=None), maps, size)
+    asked_grid = None
+    if size is not None:
+        asked_grid = TokenGrid(model.patch_size).size(size)
     return _export(
         model,
         path,
         form=format,
         checkpoints=checkpoints,
-        asked=size and TokenGrid(model.patch_size).size(size),
+        asked_grid=asked_grid,
         half=half,
         check=check,
     )
@@ -195,12 +198,15 @@ def export_head(
             f"{head} holds {len(checkpoints)} heads; export one of them, or save them as one "
             "HeadEnsemble"
         )
+    asked_grid = None
+    if grid is not None:
+        asked_grid = GridSize(*grid)
     return _export(
         TokensModel(checkpoints[0]),
         path,
         form=format,
         checkpoints=checkpoints,
-        asked=grid and GridSize(*grid),
+        asked_grid=asked_grid,
         half=half,
         check=check,
     )
@@ -267,21 +273,29 @@ def _check_not_replaced(heads: HeadSource | Sequence[HeadSource], path: Path) ->
 
 def _check_dtypes(model: Model, form: Format, half: bool) -> None:
     """Raise a ConfigError if a model of these dtypes is not written in this format."""
-    dtypes = ", ".join(sorted(dtype_name(dtype) for dtype in model.dtypes))
     if half and form != "onnx":
         raise ConfigError(
             f"half is True, and format is {form!r}; half is of ONNX models: leave it out"
         )
-    if form == "onnx" and torch.bfloat16 in model.dtypes:
+    if form == "onnx" and model.backbone_dtype == torch.bfloat16:
         raise ConfigError(
-            "the backbone or a head computes in bfloat16, which ONNX Runtime does not on a CPU: "
-            "load the backbone with dtype=torch.float32 (--precision float32) and save the head as "
+            "the backbone computes in bfloat16, which ONNX Runtime does not on a CPU: load it with "
+            "dtype=torch.float32 (--precision float32), or take format='pt2' (--format pt2)"
+        )
+    if form == "onnx" and model.head_dtype == torch.bfloat16:
+        raise ConfigError(
+            "the head computes in bfloat16, which ONNX Runtime does not on a CPU: save it as "
             "head.float(), or take format='pt2' (--format pt2)"
         )
-    if half and model.dtypes != {torch.float32}:
+    if half and model.backbone_dtype not in (None, torch.float32):
         raise ConfigError(
-            f"half is True, and the backbone or a head computes in {dtypes}; expected float32, of "
-            "which half of the weights' bytes are left: leave half out"
+            f"half is True, and the backbone computes in {dtype_name(model.backbone_dtype)}; expected "
+            "float32, of which half of the weights' bytes are left: leave half out"
+        )
+    if half and model.head_dtype != torch.float32:
+        raise ConfigError(
+            f"half is True, and the head computes in {dtype_name(model.head_dtype)}; expected "
+            "float32, of which half of the weights' bytes are left: leave half out"
         )
 
 
@@ -291,7 +305,7 @@ def _export(
     *,
     form: Format,
     checkpoints: list[HeadCheckpoint],
-    asked: GridSize | None,
+    asked_grid: GridSize | None,
     half: bool,
     check: bool,
 ) -> Exported:
@@ -303,7 +317,7 @@ def _export(
         # of the exporters, about themselves
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         warnings.filterwarnings("ignore", category=FutureWarning)
-        traced = program.trace(model, asked)
+        traced = program.trace(model, asked_grid)
         onnx = onnx_file.onnx_model(traced, model) if form == "onnx" else None
         if half:
             onnx_file.to_half(onnx)

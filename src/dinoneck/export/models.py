@@ -44,6 +44,20 @@ class Output(NamedTuple):
     tensor: Tensor
 
 
+class OnnxInput(NamedTuple):
+    """An input of an ONNX model.
+
+    Attributes:
+        name: of the input in files.
+        free_sides: per dimension the name of its free size, None of a fixed one; empty for a number.
+        is_grid_side: whether it is the number of rows or of columns, which a fixed grid has inside.
+    """
+
+    name: str
+    free_sides: tuple[str | None, ...]
+    is_grid_side: bool = False
+
+
 class _Heads(nn.Module, ABC):
     """Heads and what the exporters need to know of them.
 
@@ -53,18 +67,20 @@ class _Heads(nn.Module, ABC):
             exported files begin with the name of this attribute.
         patch_size: (height, width) of a patch in pixels.
         recipe: how images are prepared; None if the file does not record it.
-        dtypes: of the weights.
+        head_dtype: of the weights of the heads.
+        backbone_dtype: of those of the backbone; None of a head alone.
         unit: of the sizes in messages and records.
         remedy: the option that fixes the size.
         smallest_sides: patches a side to trace for, tried in this order.
         only_grid: the one grid that the backbone takes; None = any.
         prepared_grid: the grid that the files prepare the heads' images to; None if it depends on
             the image. It is used where no size is asked for.
-        onnx_inputs: (name, names of the free dimensions) of every input of the ONNX model.
+        onnx_inputs: every input of the ONNX model, in its order.
     """
 
     only_grid: GridSize | None = None
-    onnx_inputs: list[tuple[str, tuple[str | None, ...]]]
+    backbone_dtype: torch.dtype | None = None
+    onnx_inputs: list[OnnxInput]
 
     def __init__(
         self, loaded_head: LoadedHead, patch: PatchSize, recipe: Preprocessing | None
@@ -77,7 +93,14 @@ class _Heads(nn.Module, ABC):
         self.prepared_grid = None if recipe is None else recipe.grid()
         # torch.export stores weights of this layout only
         self.heads.to("cpu").to(memory_format=torch.contiguous_format)
-        self.dtypes = {next(self.heads.parameters()).dtype}
+        self.head_dtype = next(self.heads.parameters()).dtype
+
+    @property
+    def dtypes(self) -> set[torch.dtype]:
+        """Those of all weights."""
+        if self.backbone_dtype is None:
+            return {self.head_dtype}
+        return {self.head_dtype, self.backbone_dtype}
 
     @abstractmethod
     def outputs(self, inputs: Any) -> list[Output]:
@@ -128,17 +151,18 @@ class TokensModel(_Heads):
         self.layers = tuple(getattr(self.heads, "layer_indices", None) or need(record, "layers"))
         self.embed_dim = self.heads.embed_dim
         self.num_prefix_tokens = need(record, "num_cls") + need(record, "num_registers")
-        self.onnx_inputs = [
-            (f"tokens_{i}", ("batch", "tokens", None)) for i in range(len(self.layers))
-        ]
-        self.onnx_inputs += [("rows", ()), ("cols", ())]
+        self.onnx_inputs = []
+        for i in range(len(self.layers)):
+            self.onnx_inputs.append(OnnxInput(f"tokens_{i}", ("batch", "tokens", None)))
+        for side in ("rows", "cols"):
+            self.onnx_inputs.append(OnnxInput(side, free_sides=(), is_grid_side=True))
 
     def example(self, batch: int, grid: GridSize) -> Tokens:
         """Return random tokens like those of the backbone that the head was trained on."""
         generator = torch.Generator().manual_seed(0)
-        (dtype,) = self.dtypes
         shape = (batch, self.num_prefix_tokens + grid.count, self.embed_dim)
-        sequence = [torch.randn(shape, generator=generator).to(dtype) for _ in self.layers]
+        sequence = [torch.randn(shape, generator=generator) for _ in self.layers]
+        sequence = [x.to(self.head_dtype) for x in sequence]
         tokens = as_tokens(sequence, grid, self.num_prefix_tokens, patch_size=self.patch_size)
         return replace(tokens, layers=self.layers, normed=self.record.get("norm"))
 
@@ -207,11 +231,11 @@ class ImagesModel(_Heads):
             self.backbone = copy.deepcopy(backbone).to("cpu")
         if has_lora:
             self.backbone.merge_lora()
-        self.onnx_inputs = [("images", ("batch", None, "height", "width"))]
+        self.onnx_inputs = [OnnxInput("images", ("batch", None, "height", "width"))]
         self.recipe = recipe.changed(size=size)
         self.maps = maps
         self.channels = recipe.channels
-        self.dtypes.add(backbone.dtype)
+        self.backbone_dtype = backbone.dtype
         if backbone.adapter.fixed_size is not None:
             self.only_grid = TokenGrid(self.patch_size).size(backbone.adapter.fixed_size)
         for name, values in (("mean", recipe.mean), ("std", recipe.std)):

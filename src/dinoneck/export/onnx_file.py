@@ -38,10 +38,10 @@ def input_names(model: Model, traced: Traced) -> list[str]:
     An input that has the name of an output gets the suffix ``:input``.
     """
     names = []
-    for name, sides in model.onnx_inputs:
-        is_grid_side = not sides  # rows and cols are numbers, without free dimensions
-        if is_grid_side and traced.grid is not None:
+    for onnx_input in model.onnx_inputs:
+        if onnx_input.is_grid_side and traced.grid is not None:
             continue
+        name = onnx_input.name
         names.append(f"{name}:input" if name in traced.outputs else name)
     return names
 
@@ -84,14 +84,14 @@ def onnx_model(traced: Traced, model: Model) -> Any:
     has_free_images = isinstance(model, ImagesModel) and traced.grid is None
     # of a fixed grid rows and cols are left out; they are the last of the model's inputs
     inputs = zip(graph.input, input_names(model, traced), model.onnx_inputs, strict=False)
-    for value, name, (_, sides) in inputs:
+    for value, name, onnx_input in inputs:
         if has_free_images:
             graph.node.extend(_whole_patches(graph, name, value.name, model.patch_size))
         else:
             graph.node.add(
                 op_type="Identity", name=f"input_{name}", input=[name], output=[value.name]
             )
-        _name(value, name, sides)
+        _name(value, name, onnx_input.free_sides)
     graph.node.extend(nodes)
     for value, name in zip(graph.output, traced.outputs, strict=True):
         graph.node.add(op_type="Identity", name=f"output_{name}", input=[value.name], output=[name])

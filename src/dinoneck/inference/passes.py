@@ -222,14 +222,9 @@ class Pass:
     def count_images(self, count: int) -> Counter[Size]:
         """Return how many inputs of each size the backbone gets of so many images; empty where that depends on them."""
         size = self.preprocess.prepared_size()
-        counts: Counter[Size] = Counter()
         if size is None or self.tiling is not None:
-            return counts
-        height, width = size
-        for number in range(len(self.views)):
-            is_turned = swaps_sides(self.views, number)
-            counts[(width, height) if is_turned else (height, width)] += count
-        return counts
+            return Counter()
+        return self._count_inputs(size, count)
 
     def recipe(self, size: Size) -> Preprocessing:
         """Return how an image of this (height, width) is prepared."""
@@ -421,11 +416,18 @@ class Pass:
     def _expect_tiles(self, tile: Tensor, count: int) -> None:
         """State how many tiles like this one (1, C, H, W) the backbone gets."""
         height, width = tile.shape[-2:]
+        plain_backbone(self.backbone).expect_images(self._count_inputs((height, width), count))
+
+    def _count_inputs(self, size: Size, count: int) -> Counter[Size]:
+        """How many inputs of each size so many images of a prepared size are under all views."""
+        height, width = size
         counts: Counter[Size] = Counter()
         for number in range(len(self.views)):
-            is_turned = swaps_sides(self.views, number)
-            counts[(width, height) if is_turned else (height, width)] += count
-        plain_backbone(self.backbone).expect_images(counts)
+            if swaps_sides(self.views, number):
+                counts[width, height] += count
+            else:
+                counts[height, width] += count
+        return counts
 
     def _run_views(
         self, images: Tensor, placements: Sequence[Placement] | None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,17 +13,18 @@ import torch
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.data.recipe import Size
 from dinoneck.data.views import Views
-from dinoneck.errors import ConfigError, DataError
+from dinoneck.errors import DataError
 from dinoneck.heads.head import Head
 from dinoneck.heads.outputs import recompute_averaged_values
 from dinoneck.inference.resolution import at_image_size, members_at_image_size
 from dinoneck.inference.views import AveragedOutputs, MembersOfView
 from dinoneck.runtime.intervals import interval_entries
+from dinoneck.runtime.maps import shown_weights
+from dinoneck.runtime.names import Maps, check_maps
 from dinoneck.task_facts import GATE_WEIGHTS, ROW_LABELS, labels_of
 from dinoneck.tasks import GATE, Task, describe_tasks
 
 Array = np.ndarray[Any, Any]
-Maps = Literal["patch", "image"]
 
 
 @dataclass(frozen=True)
@@ -253,27 +254,12 @@ class ImagePrediction:
         gate = self._prediction.gate
         if gate is None:
             return None
-        shown_rows, shown_cols = self._preprocess.placement(self.size).shown_cells(gate.shape)
-        shown_weights = np.zeros_like(gate)  # without those of padding
-        shown_weights[shown_rows, shown_cols] = gate[shown_rows, shown_cols]
         weights: np.ndarray
         weights = at_image_size(
-            shown_weights[None], GATE_WEIGHTS, size=self.size, preprocess=self._preprocess
+            shown_weights(gate, self._preprocess.placement(self.size))[None],
+            GATE_WEIGHTS,
+            size=self.size,
+            preprocess=self._preprocess,
         )
         gate_of_pixels: Array = weights[0]
         return gate_of_pixels
-
-
-def check_maps(maps: Any, probabilities: bool) -> None:
-    """Refuse other maps than those per patch or image, and probabilities of other maps than the image's.
-
-    Raises:
-        ConfigError: naming them.
-    """
-    if maps not in (None, *get_args(Maps)):
-        raise ConfigError(f"maps is {maps!r}; expected None, 'patch' or 'image'")
-    if probabilities and maps != "image":
-        raise ConfigError(
-            f"probabilities are of maps='image', and maps is {maps!r}; pass maps='image', or "
-            "leave probabilities out"
-        )

@@ -57,16 +57,16 @@ from dinoneck.inference.loaded_head import (
     merge_heads,
 )
 from dinoneck.inference.passes import Pass, PassImage, grids_of
-from dinoneck.inference.predictions import ImagePrediction, Maps, Prediction, check_maps
+from dinoneck.inference.predictions import ImagePrediction, Prediction
 from dinoneck.inference.resolution import objects_from_outputs
 from dinoneck.inference.sources import NO_KEY, Heads, names_detector, open_heads
 from dinoneck.inference.tile_merging import no_tiles_to_overlap, tiling_for_objects
-from dinoneck.inference.tiles import Tiling
+from dinoneck.inference.tiles import Tiling, tiling_of
 from dinoneck.inference.views import VIEWS
 from dinoneck.kinds import TTA, AnyRuntime, TileSize
 from dinoneck.runtime.exported import open_alone
 from dinoneck.runtime.intervals import check_level
-from dinoneck.runtime.names import check_backbone_runtime, is_exported
+from dinoneck.runtime.names import Maps, check_backbone_runtime, check_maps, is_exported
 from dinoneck.tasks import Task, describe_tasks
 from dinoneck.text import counted
 
@@ -315,7 +315,7 @@ class Predictor(_FileOrHeads):
             self.tasks: Any = ()
             return
 
-        stated_tiling = None if tile == "auto" else _tiling(tile, overlap)
+        stated_tiling = None if tile == "auto" else tiling_of(tile, overlap)
         if stated_tiling is not None and interval is not None:
             raise ConfigError(
                 f"interval is {interval:g}, and tile is {stated_tiling.tile}: intervals hold for images like "
@@ -350,36 +350,19 @@ class Predictor(_FileOrHeads):
                 pass_backbone = pass_backbone.to(dtype=dtype)
             if backbone_runtime is not None:
                 pass_backbone = pass_backbone.with_runtime(backbone_runtime)
-            check_patch(shared.preprocess.patch_size, pass_backbone.adapter.patch_size)
-            for loaded_head in heads_of_pass.values():
-                loaded_head.head.to(next(pass_backbone.parameters()).device)
-            object_tiling = tiling_for_objects(
-                shared.tile, shared.overlap, longest_box=_longest_box(heads_of_pass.values())
+            backbone_pass = _make_pass(
+                shared,
+                heads_of_pass,
+                backbone=pass_backbone,
+                batch_size=batch_size,
+                interval=interval,
             )
-            self._passes.append(
-                Pass(
-                    heads=heads_of_pass,
-                    backbone=pass_backbone,
-                    preprocess=shared.preprocess,
-                    tta=shared.tta,
-                    tiling=_tiling(shared.tile, shared.overlap),
-                    object_tiling=object_tiling,
-                    batch_size=batch_size,
-                    interval=interval,
-                )
-            )
+            self._passes.append(backbone_pass)
 
-        tasks = {}
-        for key in loaded:
-            its_pass = self._pass_of(key)
-            if interval is not None:
-                head = its_pass.heads[key].head
-                _check_views_of_intervals(head.predicted, its_pass.tta, interval)
-                _check_intervals_are_shared(head, interval)
-            tasks[key] = its_pass.tasks[key]
+        tasks = {key: self._pass_of(key).tasks[key] for key in loaded}
         self.tasks = tasks if self._keyed else tasks[NO_KEY]
         if interval is not None:
-            check_level(list(chain.from_iterable(tasks.values())), interval, "the head")
+            self._check_interval(interval, tasks)
         if self._keyed:
             logger.info(
                 "%s: passes of the backbone: %d", counted(len(loaded), "key"), len(self.passes)
@@ -393,6 +376,23 @@ class Predictor(_FileOrHeads):
             return f"Predictor({self._describe(NO_KEY)})"
         lines = [f"  {key}: {self._describe(key)}\n" for key in self.tasks]
         return f"Predictor(\n{''.join(lines)})"
+
+    def _check_interval(self, interval: float, tasks: Mapping[str, Sequence[Task]]) -> None:
+        """Check that all heads hold intervals of this level that hold for the predictions.
+
+        Args:
+            interval: the level.
+            tasks: key -> what its heads predict.
+
+        Raises:
+            ConfigError: naming a task without them, or the levels that there are.
+        """
+        for key in tasks:
+            its_pass = self._pass_of(key)
+            head = its_pass.heads[key].head
+            _check_views_of_intervals(head.predicted, its_pass.tta, interval)
+            _check_intervals_are_shared(head, interval)
+        check_level(list(chain.from_iterable(tasks.values())), interval, "the head")
 
     def _describe(self, key: str) -> str:
         """The heads of a key and the pass that they read, on one line."""
@@ -789,6 +789,42 @@ class Predictor(_FileOrHeads):
         return by_key[NO_KEY]
 
 
+def _make_pass(
+    shared: _PassKey,
+    heads: Mapping[str, LoadedHead],
+    *,
+    backbone: Backbone,
+    batch_size: int | None,
+    interval: float | None,
+) -> Pass:
+    """The pass of some heads, which move to the device of its backbone.
+
+    Args:
+        shared: what the heads have in common.
+        heads: by their keys.
+        backbone: on the device, in the dtype and with the runtime that are asked for.
+        batch_size: as of :class:`Predictor`.
+        interval: as there.
+    """
+    check_patch(shared.preprocess.patch_size, backbone.adapter.patch_size)
+    device = next(backbone.parameters()).device
+    for loaded_head in heads.values():
+        loaded_head.head.to(device)
+    object_tiling = tiling_for_objects(
+        shared.tile, shared.overlap, longest_box=_longest_box(heads.values())
+    )
+    return Pass(
+        heads=heads,
+        backbone=backbone,
+        preprocess=shared.preprocess,
+        tta=shared.tta,
+        tiling=tiling_of(shared.tile, shared.overlap),
+        object_tiling=object_tiling,
+        batch_size=batch_size,
+        interval=interval,
+    )
+
+
 def _image_predictions(
     backbone_pass: Pass, size: Size, predictions: Mapping[str, Prediction]
 ) -> dict[str, ImagePrediction]:
@@ -825,14 +861,6 @@ def _longest_box(heads: Iterable[LoadedHead]) -> float | None:
         if boxes is not None and boxes.longest_box is not None:
             stated.append(boxes.longest_box)
     return max(stated, default=None)
-
-
-def _tiling(tile: int | tuple[int, int] | None, overlap: int | float | None) -> Tiling | None:
-    if tile is not None:
-        return Tiling(cast("tuple[int, int]", tile), 0 if overlap is None else overlap)
-    if overlap:
-        raise ConfigError(f"overlap is {overlap!r}, but tile is None; give the size of a tile")
-    return None
 
 
 def _revisions(sources: Iterable[HeadCheckpoint | torch.nn.Module]) -> dict[str, str]:

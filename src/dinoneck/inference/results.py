@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from dinoneck.inference.cropped_masks import CroppedMasks
 from dinoneck.progress import progress
 from dinoneck.runtime.intervals import BOUNDS, PREDICTION_SETS, task_named_as_entry
 from dinoneck.runtime.names import IMAGE
-from dinoneck.task_facts import NO_LABELS, TaskFacts, as_tasks, columns_of
+from dinoneck.task_facts import NO_LABELS, TaskFacts, as_tasks, columns_of, output_name
 from dinoneck.task_intervals import HIGH, LOW, SET
 from dinoneck.text import printable, some_of
 
@@ -42,18 +42,18 @@ def coco_objects(objects: Any) -> list[dict[str, Any]]:
         from pycocotools import mask as coco
     except ImportError as error:
         raise missing_extra("pycocotools", "masks") from error
-    rows: list[dict[str, Any]] = []
     if isinstance(objects, tuple):
         segments, rows = objects
         masks = CroppedMasks.of_segments(np.asarray(segments), [row["id"] for row in rows])
     else:
+        rows = []
         masks = objects["masks"]
         scores = objects["scores"].tolist()
         for label, score in zip(objects["labels"].tolist(), scores, strict=True):
             rows.append({"category_id": label, "score": score})
-    records = []
     if len(masks) != len(rows):
         raise ShapeError(f"{len(masks)} masks, and {len(rows)} objects; expected one of each")
+    records = []
     for number, row in enumerate(rows):
         if isinstance(masks, CroppedMasks):
             lengths = {"counts": masks.run_lengths(number), "size": masks.size}
@@ -86,10 +86,11 @@ def table_row(
         ConfigError: if two columns have one name.
         DataError: if the result lacks a task.
     """
-    pairs = [*known.items(), *_cells(tasks, result)]
-    row = dict(pairs)
-    if len(row) < len(pairs):
-        names = [name for name, _ in pairs]
+    cells = _cells(tasks, result)
+    row: dict[str, float | str] = {**known}
+    row.update((cell.column, cell.value) for cell in cells)
+    names = [*known, *(cell.column for cell in cells)]
+    if len(row) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
         raise ConfigError(
             f"several columns are named {', '.join(twice)}; give tasks, labels and sums different "
@@ -140,9 +141,20 @@ def _paths_in(results: Sequence[Mapping[str, Any]], tasks: Sequence[TaskFacts]) 
     return [result[IMAGE] for result in results]
 
 
-def _cells(
-    tasks: Sequence[TaskFacts], result: Mapping[str, Any]
-) -> Iterator[tuple[str, float | str]]:
+class _Cell(NamedTuple):
+    """A cell of the row of an image."""
+
+    column: str
+    value: float | str
+
+
+def _cells(tasks: Sequence[TaskFacts], result: Mapping[str, Any]) -> list[_Cell]:
+    """The cells of an image: how many objects of each task, then numbers, classes and labels.
+
+    Raises:
+        DataError: if the result lacks a task.
+    """
+    cells = []
     for task in tasks:
         if task.is_unit:
             continue
@@ -151,41 +163,48 @@ def _cells(
                 f"a result has no {task.name!r}; it holds {some_of(map(str, result), 5) or 'nothing'}"
             )
         if task.is_masks:
-            found = result[task.name]
-            is_segments = isinstance(found, tuple)  # of which things are counted
-            yield (
-                task.name,
-                sum(own["isthing"] for own in found[1]) if is_segments else len(found["scores"]),
-            )
-    numbers = {
-        task.name: [float(value) for value in np.asarray(result[task.name]).reshape(-1)]
-        for task in tasks
-        if task.has_values
-    }
+            cells.append(_Cell(task.name, _count_objects(result[task.name])))
+
+    values_of_task = {}
+    for task in tasks:
+        if task.has_values:
+            flat = np.asarray(result[task.name]).reshape(-1)
+            values_of_task[task.name] = [float(value) for value in flat]
     bounds: Mapping[str, Any] = {}
     prediction_sets: Mapping[str, Any] = {}
     if task_named_as_entry(tasks) is None:
         bounds = result.get(BOUNDS, {})
         prediction_sets = result.get(PREDICTION_SETS, {})
-    for name, task, place in columns_of(tasks):
-        if task.is_multilabel and place == 0:
-            yield (
-                task.name,
-                LABEL_SEPARATOR.join(task.labels_above(numbers[task.name])) or NO_LABELS,
-            )
+    for column in columns_of(tasks):
+        task = column.task
+        values = values_of_task[task.name]
+        name = column.name
         if task.is_image_class:
-            labels = task.labels or tuple(map(str, range(task.dim)))
-            if place == 0:
-                yield task.name, labels[int(np.argmax(numbers[task.name]))]
-                if task.name in prediction_sets:
-                    yield f"{task.name}{SET}", LABEL_SEPARATOR.join(prediction_sets[task.name])
-            name = f"{task.name}:{labels[place]}"
-        yield name, numbers[task.name][place]
+            name = f"{task.name}:{output_name(task, column.place)}"
+        is_first = column.place == 0
+        if is_first and task.is_multilabel:
+            labels = LABEL_SEPARATOR.join(task.labels_above(values))
+            cells.append(_Cell(task.name, labels or NO_LABELS))
+        if is_first and task.is_image_class:
+            cells.append(_Cell(task.name, output_name(task, int(np.argmax(values)))))
+            if task.name in prediction_sets:
+                labels = LABEL_SEPARATOR.join(prediction_sets[task.name])
+                cells.append(_Cell(f"{task.name}{SET}", labels))
+        cells.append(_Cell(name, values[column.place]))
         if task.name in bounds:
-            low, high = (float(np.reshape(bound, -1)[place]) for bound in bounds[task.name])
+            low, high = (float(np.reshape(ends, -1)[column.place]) for ends in bounds[task.name])
             if not math.isnan(low):
-                yield f"{name}{LOW}", low
-                yield f"{name}{HIGH}", high
+                cells.append(_Cell(f"{name}{LOW}", low))
+                cells.append(_Cell(f"{name}{HIGH}", high))
+    return cells
+
+
+def _count_objects(objects: Any) -> int:
+    """How many objects an image has; of panoptic segments the things are counted."""
+    if isinstance(objects, tuple):
+        _, segment_infos = objects
+        return sum(info["isthing"] for info in segment_infos)
+    return len(objects["scores"])
 
 
 def predict_many(
@@ -215,23 +234,34 @@ def predict_many(
     with progress(total=len(images), desc="images", unit="image") as bar:
         for begin in range(0, len(images), at_once):
             batch = [*images[begin : begin + at_once]]
-            predictions: dict[int, Any] = {}
-            try:
-                predictions |= enumerate(predict(batch), begin)
-            except (DinoneckError, OSError):
-                if unusable is None:
-                    raise
-                logger.info(
-                    "an image of %d cannot be used; they are predicted one by one",
-                    len(batch),
-                    exc_info=True,
-                )
-                for place, image in enumerate(batch, begin):
-                    try:
-                        [predictions[place]] = predict([image])
-                    except (DinoneckError, OSError) as error:
-                        unusable[place] = printable(str(error))
+            predictions = _predict_batch(predict, batch, begin, unusable)
             for place, prediction in predictions.items():
                 results[place] = prediction if finish is None else finish(images[place], prediction)
             bar.update(len(batch))
     return results
+
+
+def _predict_batch(
+    predict: Callable[[list[Path]], list[dict[str, Any]]],
+    batch: list[Path],
+    first_place: int,
+    unusable: dict[int, str] | None,
+) -> dict[int, dict[str, Any]]:
+    """Place -> prediction of images whose first one has this place, see :func:`predict_many`."""
+    try:
+        return dict(enumerate(predict(batch), first_place))
+    except (DinoneckError, OSError):
+        if unusable is None:
+            raise
+        logger.info(
+            "an image of %d cannot be used; they are predicted one by one",
+            len(batch),
+            exc_info=True,
+        )
+    predictions = {}
+    for place, image in enumerate(batch, first_place):
+        try:
+            [predictions[place]] = predict([image])
+        except (DinoneckError, OSError) as error:
+            unusable[place] = printable(str(error))
+    return predictions

@@ -16,7 +16,7 @@ from torch import Tensor
 from dinoneck.data.recipe import Size
 from dinoneck.errors import ConfigError
 from dinoneck.inference.cropped_masks import CroppedMasks, Rectangle
-from dinoneck.inference.tiles import Tiling, tile_starts
+from dinoneck.inference.tiles import Tiling, tile_starts, tiling_of
 
 Array = np.ndarray[Any, Any]
 
@@ -110,14 +110,9 @@ def tiling_for_objects(
     Raises:
         ConfigError: for an overlap without tiles, and values that are out of range.
     """
-    if tile is None:
-        if overlap:
-            raise ConfigError(f"overlap is {overlap!r}, but tile is None; give the size of a tile")
-        return None
-    tile_size = cast("tuple[int, int]", tile)
-    if overlap is not None:
-        return Tiling(tile_size, overlap)
-    return Tiling(tile_size, DEFAULT_OVERLAP, longest_box=longest_box)
+    if tile is None or overlap is not None:
+        return tiling_of(tile, overlap)
+    return Tiling(cast("tuple[int, int]", tile), DEFAULT_OVERLAP, longest_box=longest_box)
 
 
 def tiles_of(image_size: Size, tiling: Tiling) -> list[Tile]:

@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, cast
 
 import torch
 from torch import Tensor
@@ -271,6 +271,23 @@ class Tiling:
                 share = share / side
             overlaps.append(math.ceil(share * length - ROUNDING))
         return overlaps
+
+
+def tiling_of(tile: int | tuple[int, int] | None, overlap: int | float | None) -> Tiling | None:
+    """Return how images are cut into tiles of a size; None: they are not.
+
+    Args:
+        tile: (height, width) in pixels of the image, or one number for both; None: no tiles.
+        overlap: by how much tiles overlap at least; None: 0.
+
+    Raises:
+        ConfigError: for an overlap without tiles, and values that are out of range.
+    """
+    if tile is not None:
+        return Tiling(cast("tuple[int, int]", tile), 0 if overlap is None else overlap)
+    if overlap:
+        raise ConfigError(f"overlap is {overlap!r}, but tile is None; give the size of a tile")
+    return None
 
 
 def tile_starts(total: int, length: int, overlap: int) -> tuple[int, ...]:

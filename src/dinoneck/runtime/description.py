@@ -277,15 +277,15 @@ def _entry(raw: bytes, name: str) -> dict[str, Any]:
     entry, spelt = strict_json(raw, name, "description")
     if not isinstance(entry, dict):
         raise CheckpointError(f"{name}: its description is not a JSON object", step="schema")
-    found = entry.get("format", 1)
-    if not isinstance(found, int) or not 1 <= found <= FORMAT:
+    stated_format = entry.get("format", 1)
+    if not isinstance(stated_format, int) or not 1 <= stated_format <= FORMAT:
         raise CheckpointError(
-            f"{name} has the format {found!r}; this version reads 1 to {FORMAT}: install a newer "
+            f"{name} has the format {stated_format!r}; this version reads 1 to {FORMAT}: install a newer "
             "dinoneck, or export the head again",
             step="schema",
         )
     # a key that repeats has one value here and may have another one elsewhere
-    if found > 1 and spelt.encode("utf-8") != raw:
+    if stated_format > 1 and spelt.encode("utf-8") != raw:
         raise CheckpointError(
             f"{name}: its description is not canonical JSON; it was edited or damaged. Export it "
             "again",

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
@@ -31,7 +31,14 @@ from dinoneck.runtime.description import (
 from dinoneck.runtime.images import RGB, PreparedImage, prepare
 from dinoneck.runtime.intervals import check_level, interval_entries
 from dinoneck.runtime.least_scores import LeastScores, check_thresholds, checked_score
-from dinoneck.runtime.names import IMAGE, MOST_BOXES, check_row_names, check_runtime
+from dinoneck.runtime.names import (
+    IMAGE,
+    MOST_BOXES,
+    Maps,
+    check_maps,
+    check_row_names,
+    check_runtime,
+)
 from dinoneck.runtime.session import open_session, run_session
 from dinoneck.task_facts import (
     GATE,
@@ -44,7 +51,6 @@ from dinoneck.task_facts import (
 from dinoneck.text import reason_of
 
 Array = np.ndarray[Any, Any]
-Maps = Literal["patch", "image"]
 _BATCH_SIZE = 4
 _POSITIONAL = ("backbone", "tta", "device")  # arguments of a Predictor after the heads
 _OF_FILES = (
@@ -243,7 +249,7 @@ class ExportedPrediction:
         Raises:
             ConfigError: for other ``maps``, or probabilities without ``maps="image"``.
         """
-        _check_maps(maps, probabilities)
+        check_maps(maps, probabilities)
         row = _copied(self._values)
         if self._file.interval is not None:
             row |= interval_entries(self._file.tasks, self._values, self._file.interval)
@@ -298,9 +304,7 @@ class ExportedPrediction:
         if self._gate is None:
             return None
         recipe = self._file.preprocess
-        rows, cols = recipe.placement(self.size).shown_cells(self._gate.shape)
-        shown = np.zeros_like(self._gate)  # without the weights of padding
-        shown[rows, cols] = self._gate[rows, cols]
+        shown = maps.shown_weights(self._gate, recipe.placement(self.size))
         gate: Array = maps.at_image_size(shown[None], GATE_WEIGHTS, self.size, recipe)[0]
         return gate
 
@@ -408,7 +412,7 @@ class ExportedPredictor:
             DataError: if an image cannot be read or has a size that the file does not take, or a
                 prediction is not finite.
         """
-        _check_maps(maps, probabilities)
+        check_maps(maps, probabilities)
         if min_score is not None:
             if not any(task.is_masks for task in self.tasks):
                 raise _no_detector(min_score, self.source)
@@ -661,7 +665,7 @@ class ExportedDetector(LeastScores):
         Raises:
             ConfigError: for ``maps`` or ``probabilities``, and as :meth:`predict`.
         """
-        _check_maps(maps, probabilities)
+        check_maps(maps, probabilities)
         if maps is not None:
             raise ConfigError(f"maps is {maps!r}, and a detector has no maps; leave maps out")
         return self.predict(images, min_score=min_score)
@@ -727,35 +731,63 @@ class ExportedDetector(LeastScores):
         scores = arrays["scores"].astype(np.float32)
         if not np.isfinite(scores).all():
             raise DataError(f"scores of {self.source} are not finite; expected numbers in 0 ... 1")
-        best = np.argsort(-scores, kind="stable")[:max_boxes]
-        lowest = min(least_score) if isinstance(least_score, Sequence) else least_score
-        is_candidate = (scores[best] >= lowest) & (scores[best] > 0)  # empty rows have score 0
-        best = best[is_candidate]
-        labels = arrays["labels"][best].astype(np.int64)
-        is_unknown = (labels < 0) | (labels >= len(self.classes))
-        if is_unknown.any():
-            raise DataError(
-                f"{self.source} gives the label {labels[is_unknown][0]} and states "
-                f"{len(self.classes)} classes; export it again"
-            )
-        if isinstance(least_score, Sequence):
-            # in float64: float32 would round the thresholds
-            is_sure = scores[best] >= np.array(least_score)[labels]
-            best = best[is_sure]
-            labels = labels[is_sure]
-        height, width = image.size
-        canvas_height, canvas_width = image.placement.canvas
-        scale = np.array([width / canvas_width, height / canvas_height] * 2, np.float32)
-        edges = np.array([width, height] * 2, np.float32)
+        all_labels = arrays["labels"].astype(np.int64)
+        rows = self._sure_rows(scores, all_labels, least_score, max_boxes)
+        labels = all_labels[rows]
         row: dict[str, Any] = {
-            "boxes": np.clip(arrays["boxes"][best].astype(np.float32) * scale, 0, edges),
-            "scores": scores[best],
+            "boxes": _boxes_in_image(arrays["boxes"][rows].astype(np.float32), image),
+            "scores": scores[rows],
             "labels": labels,
             "names": [self.classes[label] for label in labels.tolist()],
         }
         if self.has_masks:
-            row["masks"] = _masks_in_image(arrays["masks"][best], image.size)
+            row["masks"] = _masks_in_image(arrays["masks"][rows], image.size)
         return row
+
+    def _sure_rows(
+        self,
+        scores: Array,
+        labels: Array,
+        least_score: float | Sequence[float],
+        max_boxes: int,
+    ) -> Array:
+        """The rows of the boxes that are predicted, by falling score.
+
+        Args:
+            scores: (rows,) float32.
+            labels: (rows,) int64.
+            least_score: of a predicted box: one, or one for each class.
+            max_boxes: most of them.
+
+        Raises:
+            DataError: if the label of a box of that score is none of the classes.
+        """
+        best = np.argsort(-scores, kind="stable")[:max_boxes]
+        lowest = min(least_score) if isinstance(least_score, Sequence) else least_score
+        is_candidate = (scores[best] >= lowest) & (scores[best] > 0)  # empty rows have score 0
+        rows: Array = best[is_candidate]
+        is_unknown = (labels[rows] < 0) | (labels[rows] >= len(self.classes))
+        if is_unknown.any():
+            raise DataError(
+                f"{self.source} gives the label {labels[rows][is_unknown][0]} and states "
+                f"{len(self.classes)} classes; export it again"
+            )
+        if isinstance(least_score, Sequence):
+            # in float64: float32 would round the thresholds
+            rows = rows[scores[rows] >= np.array(least_score)[labels[rows]]]
+        return rows
+
+
+def _boxes_in_image(boxes: Array, image: PreparedImage) -> Array:
+    """Boxes (n, 4) of a canvas in the pixels of its image, cut at its edges."""
+    height, width = image.size
+    canvas_height, canvas_width = image.placement.canvas
+    across = width / canvas_width
+    down = height / canvas_height
+    scale = np.array([across, down, across, down], np.float32)
+    edges = np.array([width, height, width, height], np.float32)
+    clipped: Array = np.clip(boxes * scale, 0, edges)
+    return clipped
 
 
 def _masks_in_image(probabilities: Array, size: Size) -> Array:
@@ -927,16 +959,6 @@ def _check_stated_thresholds(thresholds: Sequence[float], num_labels: int, name:
         check_thresholds(thresholds, num_labels)
     except ConfigError as error:
         raise _unfit_outputs(name, str(error)) from None
-
-
-def _check_maps(maps: Any, probabilities: bool) -> None:
-    if maps not in (None, *get_args(Maps)):
-        raise ConfigError(f"maps is {maps!r}; expected None, 'patch' or 'image'")
-    if probabilities and maps != "image":
-        raise ConfigError(
-            f"probabilities are of maps='image', and maps is {maps!r}; pass maps='image', or "
-            "leave probabilities out"
-        )
 
 
 def _list_images(images: Any) -> tuple[list[Any], bool]:

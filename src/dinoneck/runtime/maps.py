@@ -25,6 +25,14 @@ def mean_of_cells(cells: Array, placement: Placement) -> Array:
     return mean
 
 
+def shown_weights(weights: Array, placement: Placement) -> Array:
+    """Return the weights (rows, cols) of the cells that show the image, and 0 for those of padding."""
+    rows, cols = placement.shown_cells(weights.shape)
+    shown: Array = np.zeros_like(weights)
+    shown[rows, cols] = weights[rows, cols]
+    return shown
+
+
 def at_image_size(
     cells: Array,
     task: TaskFacts,

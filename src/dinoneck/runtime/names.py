@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection
-from typing import Any
+from typing import Any, Literal, get_args
 
 from dinoneck.errors import ConfigError
 from dinoneck.kinds import FILE_RUNTIMES, RUNTIMES, AnyRuntime, FileRuntime, Runtime
 from dinoneck.text import did_you_mean
 
+Maps = Literal["patch", "image"]
+"""Which maps a row holds: those per patch, or those in the pixels of the image."""
 SUFFIX = ".onnx"
 IMAGE = "image"
 """The key of the path of an image, in the rows of a folder."""
@@ -57,6 +59,21 @@ def check_backbone_runtime(runtime: AnyRuntime) -> Runtime:
             f"expected {' or '.join(map(repr, RUNTIMES))}, which compute the tokens of a backbone"
         )
     return runtime
+
+
+def check_maps(maps: Any, probabilities: bool) -> None:
+    """Refuse other maps than those per patch or image, and probabilities of other maps than the image's.
+
+    Raises:
+        ConfigError: naming them.
+    """
+    if maps not in (None, *get_args(Maps)):
+        raise ConfigError(f"maps is {maps!r}; expected None, 'patch' or 'image'")
+    if probabilities and maps != "image":
+        raise ConfigError(
+            f"probabilities are of maps='image', and maps is {maps!r}; pass maps='image', or "
+            "leave probabilities out"
+        )
 
 
 def check_row_names(folder: Any, names: Collection[str]) -> None:

@@ -55,6 +55,7 @@ class Model(NamedTuple):
             without tiles that is ``preprocess``.
         backbones: what computes tokens; none where transformers computes the ViT of a detector.
         facts: description for clients.
+        tile: (height, width) of the tiles that images are cut into; None = they are not.
     """
 
     predict: Callable[[Tensor, str], dict[str, Any]]
@@ -62,6 +63,7 @@ class Model(NamedTuple):
     recipe: Callable[[Size], ImageRecipe]
     backbones: tuple[Backbone, ...]
     facts: dict[str, Any]
+    tile: Size | None = None
 
 
 def open_model(head: str | os.PathLike[str], settings: Settings) -> Model:
@@ -95,7 +97,7 @@ def open_model(head: str | os.PathLike[str], settings: Settings) -> Model:
         digests=[checkpoint.meta["digest"] for checkpoint in checkpoints],
     )
     _check_channels(model.preprocess)
-    size = _size_of_first_image(model.preprocess, model.facts["tile"])
+    size = _size_of_first_image(model.preprocess, model.tile)
     num_predictions = _PREDICTIONS_OF_AUTO if settings.runtime == "auto" else 1
     for _ in range(num_predictions):
         model.predict(torch.rand(3, *size), "none")
@@ -209,10 +211,11 @@ def _heads(checkpoints: list[HeadCheckpoint], settings: Settings) -> Model:
 
     [model_pass] = predictor.passes
     tiling = model_pass.object_tiling if model_pass.object_tasks else model_pass.tiling
+    tile = None if tiling is None else tiling.tile
     facts: dict[str, Any] = {
         "tasks": _describe_tasks(predictor.tasks),
         "tta": predictor.tta,
-        "tile": None if tiling is None else tiling.tile,
+        "tile": tile,
         "overlap": 0 if tiling is None else tiling.stated_overlap,
         "backbone": predictor.backbone.name,
         "device": str(predictor.device),
@@ -220,9 +223,10 @@ def _heads(checkpoints: list[HeadCheckpoint], settings: Settings) -> Model:
     return Model(
         predict=predict,
         preprocess=predictor.preprocess,
-        recipe=predictor.passes[0].recipe,
+        recipe=model_pass.recipe,
         backbones=tuple(backbone_pass.backbone for backbone_pass in predictor.passes),
         facts=facts,
+        tile=tile,
     )
 
 
@@ -270,9 +274,10 @@ def _detector(checkpoint: HeadCheckpoint, settings: Settings) -> Model:
         [prediction] = detector.predict(image)
         return _boxes(prediction)
 
+    tile = None if detector.tiling is None else detector.tiling.tile
     facts: dict[str, Any] = {
         "classes": list(detector.classes),
-        "tile": None if detector.tiling is None else detector.tiling.tile,
+        "tile": tile,
         "overlap": 0 if detector.tiling is None else detector.tiling.stated_overlap,
         "backbone": detector.backbone_name,
         "device": str(detector.device),
@@ -286,6 +291,7 @@ def _detector(checkpoint: HeadCheckpoint, settings: Settings) -> Model:
         recipe=lambda size: detector.preprocess,
         backbones=() if backbone is None else (backbone,),
         facts=facts,
+        tile=tile,
     )
 
 

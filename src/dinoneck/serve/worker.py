@@ -64,7 +64,7 @@ class Worker:
         recipe = model.preprocess
         most_pixels = MAX_PIXELS
         # attention costs the square of the pixels that are not resized, nor cut into tiles
-        if recipe.size is None and model.facts.get("tile") is None:
+        if recipe.size is None and model.tile is None:
             most_pixels = MAX_PATCHES * math.prod(patch_pair(recipe.patch_size))
         self.max_pixels = settings.max_pixels or most_pixels
         self._model = model

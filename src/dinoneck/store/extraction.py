@@ -284,8 +284,11 @@ class Extractor:
         height, width = size
         counts: Counter[tuple[int, int]] = Counter()
         for view in self.reader.description.views.views:
-            is_turned = view.turns % 2
-            counts[(width, height) if is_turned else (height, width)] += count
+            is_turned = view.turns % 2 == 1
+            if is_turned:
+                counts[width, height] += count
+            else:
+                counts[height, width] += count
         self.backbone.expect_images(counts)
 
     def check_runtime(self, items: Sequence[Item]) -> None:

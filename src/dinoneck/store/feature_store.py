@@ -17,7 +17,13 @@ from dinoneck.data.views import Views
 from dinoneck.errors import ConfigError, StoreError
 from dinoneck.grid import PadTo, PatchSize
 from dinoneck.store import converters
-from dinoneck.store.description import Description, make_folder, named_views, read_description
+from dinoneck.store.description import (
+    DATA,
+    Description,
+    make_folder,
+    named_views,
+    read_description,
+)
 from dinoneck.store.encoding import StoreDtype
 from dinoneck.store.extraction import Extracted, Extractor, check_shard
 from dinoneck.store.files import Files, RemoteFiles, files_at
@@ -41,7 +47,7 @@ def no_empty_store(path: PathLike) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        is_empty = not any(file.is_file() for file in folder.glob("data/*"))
+        is_empty = not any(file.is_file() for file in (folder / DATA).glob("*"))
         if not was_there and is_empty:
             shutil.rmtree(folder, ignore_errors=True)
         raise

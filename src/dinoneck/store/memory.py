@@ -229,10 +229,15 @@ class StoreDataset(Dataset[Sample]):
 
     def id_of(self, sample: int) -> str:
         """Return the image that a sample shows."""
-        return self.ids[sample // len(self.views or [0])]
+        return self.ids[sample // self._samples_per_image]
 
     def __len__(self) -> int:
-        return len(self.ids) * len(self.views or [0])
+        return len(self.ids) * self._samples_per_image
+
+    @property
+    def _samples_per_image(self) -> int:
+        """One for each of the views; with random views one."""
+        return len(self.views) if self.views else 1
 
     def __getitem__(self, sample: int) -> Sample:
         return self.__getitems__([range(len(self))[sample]])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,8 +13,6 @@ from dinoneck.metrics import BIAS, MAE, R2, RMSE, standard_deviation, value_term
 from dinoneck.text import printable
 from dinoneck.viz.checked import Floats, numbers
 from dinoneck.viz.style import DPI, PALETTE
-
-Chart = dict[str, str]  # name, what it shows, and the attributes and content of its svg element
 
 _CURVES = {"training loss": ["loss"], "held-out AP": ["AP", "AP50", "AP75"]}
 _TEXT: dict[str, Any] = {"fontsize": 9.0, "parse_math": False}  # dollar signs are text
@@ -26,6 +24,20 @@ _DOTS: dict[str, Any] = {"color": PALETTE[0], "s": 18.0, "alpha": 0.75, "linewid
 # would occur once per chart
 _NOT_OF_PAGE = r'(?s)^.*?<svg |<metadata>.*?</metadata>| id="[A-Za-z.]+\d*[A-Za-z]*_\d+"'
 _BLACKS = "#000000|#4d4d4d"  # of matplotlib's text and of _LINE
+
+
+class Chart(NamedTuple):
+    """A chart of a page.
+
+    Attributes:
+        name: of the target, or of the curves.
+        what: it shows.
+        svg: the attributes and the content of its svg element.
+    """
+
+    name: str
+    what: str
+    svg: str
 
 
 def scores(
@@ -82,7 +94,7 @@ def chart(axes: Any, name: str, what: str, x: str, y: str) -> Chart:
     content = re.sub(_NOT_OF_PAGE, "", buffer.getvalue())
     content = content.replace(PALETTE[0], "var(--link)")
     content = re.sub(_BLACKS, "currentColor", content)
-    return {"name": name, "what": what, "svg": content}
+    return Chart(name=name, what=what, svg=content)
 
 
 def agreement_charts(
@@ -115,8 +127,10 @@ def curves(log: Sequence[Mapping[str, Any]]) -> list[Chart]:
     for name, keys in _CURVES.items():
         axes = new_axes(3.2, 2.4)
         for colour, key in zip(PALETTE, keys, strict=False):
-            points = [(row["epoch"], row[key]) for row in log if row.get(key) is not None]
-            axes.plot(*np.reshape(points, (-1, 2)).T, color=colour, marker=".", label=key)
+            scored = [row for row in log if row.get(key) is not None]
+            epochs = np.array([row["epoch"] for row in scored], np.float64)
+            values = np.array([row[key] for row in scored], np.float64)
+            axes.plot(epochs, values, color=colour, marker=".", label=key)
         axes.locator_params(axis="x", integer=True)
         axes.set_ylim(bottom=0)
         axes.legend(fontsize=8.0, framealpha=0.0)

@@ -15,6 +15,7 @@ from dinoneck.errors import DataError
 from dinoneck.extras import check_installed
 from dinoneck.inference.cropped_masks import CroppedMasks
 from dinoneck.viz.geo_reference import GeoReference, read_geo_reference
+from dinoneck.viz.objects import read_objects
 
 Json = dict[str, Any]
 Matrix = np.ndarray[Any, np.dtype[np.float64]]
@@ -136,37 +137,27 @@ def _name_of(reference: GeoReference) -> str:
     return _LONGITUDE_FIRST.get((authority, code), f"urn:ogc:def:crs:{authority}::{code}")
 
 
-def _class_name(placed: PlacedObjects, i: int, number: int) -> str:
-    """The name of the class of an object: by its number, or as its detector says; else the number."""
+def _class_names(placed: PlacedObjects, classes: Sequence[int]) -> list[str]:
+    """The names of the classes of objects: by their numbers, or as the detector says; else the numbers."""
     if placed.labels:
-        return placed.labels[number]
+        return [placed.labels[number] for number in classes]
     if isinstance(placed.objects, Mapping) and "names" in placed.objects:
-        return str(placed.objects["names"][i])
-    return str(number)
+        return [str(name) for name in placed.objects["names"]]
+    return [str(number) for number in classes]
 
 
 def _features(placed: PlacedObjects) -> list[Json]:
     """The objects of an image as GeoJSON."""
-    objects = placed.objects
-    masks: CroppedMasks | None = None
-    if isinstance(objects, tuple):
-        segments, rows = objects
-        masks = CroppedMasks.of_segments(segments, [row["id"] for row in rows])
-        numbers = [row["category_id"] for row in rows]
-        scores = [row["score"] for row in rows]
-    else:
-        numbers = objects["labels"].tolist()
-        scores = objects["scores"].tolist()
-        if "masks" in objects:
-            masks = _cropped(objects["masks"])
+    objects = read_objects(placed.objects)
+    names = _class_names(placed, objects.classes)
     to_ground = _to_ground(placed.reference)
     features = []
-    for i, (number, score) in enumerate(zip(numbers, scores, strict=True)):
-        if masks is None:
-            geometry: Json | None = _polygon_of_box(objects["boxes"][i].tolist(), to_ground)
+    for i, (name, score) in enumerate(zip(names, objects.scores, strict=True)):
+        if objects.masks is None:
+            box = placed.objects["boxes"][i].tolist()
+            geometry: Json | None = _polygon_of_box(box, to_ground)
         else:
-            geometry = _polygons_of_mask(masks, i, to_ground)
-        name = _class_name(placed, i, number)
+            geometry = _polygons_of_mask(objects.masks, i, to_ground)
         properties = {
             "class": name,
             "score": round(score, _SCORE_DIGITS),
@@ -175,14 +166,6 @@ def _features(placed: PlacedObjects) -> list[Json]:
         }
         features.append({"type": "Feature", "properties": properties, "geometry": geometry})
     return features
-
-
-def _cropped(masks: Any) -> CroppedMasks:
-    """Masks as a predictor gives them: cropped, or (n, height, width)."""
-    if isinstance(masks, CroppedMasks):
-        return masks
-    _, height, width = masks.shape
-    return CroppedMasks.of_masks((np.asarray(mask) for mask in masks), size=(height, width))
 
 
 def _to_ground(reference: GeoReference) -> Matrix:

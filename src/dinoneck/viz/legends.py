@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from dinoneck.task_facts import NO_LABELS, TaskFacts
+from dinoneck.task_facts import NO_LABELS, TaskFacts, output_name
 from dinoneck.text import printable
 from dinoneck.viz import style
 from dinoneck.viz.pictures import (
     LabelChip,
     caption,
+    class_colours,
     is_known_without_labels,
     known_class,
     label_chips,
     likely_class,
     set_caption,
 )
-from dinoneck.viz.scales import Output, PlacedInterval, Scale
+from dinoneck.viz.scales import Output, PlacedInterval, Scale, outputs_by_task
 
 # where a surface faces -> its normal, into the surface: x right, y down, z forward
 _FACING = {
@@ -39,13 +39,23 @@ _TEXT_TOP_PX = _PADDING_PX - 4  # from the top of a line to that of its letters
 _TEXT_LEFT_PX = 4
 _CHIP_GAP_PX = style.CAPTION_PX // 3
 _CHIP_MARGIN_PX = 4  # between a chip and the chips of the next line
+_CHIP_OUTLINE_PX = 3
+# of an axis with an interval; heights are measured from the middle of the line, up and down
+_AXIS_HEIGHT_PX = 2
+_RANGE_HEIGHT_PX = 8
+_END_HEIGHT_PX = 14  # of the lines at the bounds
+_END_WIDTH_PX = 4
+_POINT_RADIUS_PX = 11  # of the predicted number
+_TRUTH_HEIGHT_PX = 24  # of the line at the true number
+_TRUTH_WIDTH_PX = 6
+_COLOUR_BAR_PARTS = 4  # a colour bar is a fourth of its line
+_COLOUR_BAR_GAP_PX = 20  # beside the ends of a scale
 
 
 def legend_outputs(listed: Sequence[Output], result: Mapping[str, Any]) -> list[Output]:
     """Return the outputs that a legend lists: of shares of many classes the largest ones, else all."""
     largest: list[Output] = []
-    for _, group in groupby(listed, key=lambda output: output.task.name):
-        outputs_of_task = list(group)
+    for outputs_of_task in outputs_by_task(listed):
         if _num_left_out(outputs_of_task):
             outputs_of_task.sort(key=lambda output: -output.value(result))
             outputs_of_task = outputs_of_task[:_MOST_CLASSES]
@@ -56,8 +66,8 @@ def legend_outputs(listed: Sequence[Output], result: Mapping[str, Any]) -> list[
 def rest_of_legend(listed: Sequence[Output]) -> str:
     """Return how many outputs :func:`legend_outputs` leaves out, as ``and 5 more``; empty if it lists all."""
     rest = 0
-    for _, group in groupby(listed, key=lambda output: output.task.name):
-        rest += _num_left_out(list(group))
+    for outputs_of_task in outputs_by_task(listed):
+        rest += _num_left_out(outputs_of_task)
     return f"and {rest} more" if rest else ""
 
 
@@ -88,11 +98,11 @@ def number_texts(
 
 
 class _PlacedChip(NamedTuple):
-    """A label of an image, and where it is written.
+    """Where a label of an image is written.
 
     Attributes:
         chip: the label.
-        text: its name and probability.
+        text: its name, as far as there is space for it, and its probability.
         left: of the chip, in pixels.
         top: of its line.
         width: of the chip.
@@ -136,9 +146,8 @@ def labels_bar(
     draw.text((_TEXT_LEFT_PX, _TEXT_TOP_PX), title, style.INK, font)
     if has_tick:
         _draw_mark(draw, title_end, _PADDING_PX, is_right=True)
-    colours = style.class_colours(task.labels)
     for placed in placed_chips:
-        _draw_chip(draw, placed, colours[placed.chip.place] or style.NODATA)
+        _draw_chip(draw, placed)
     return strip
 
 
@@ -167,21 +176,19 @@ def _place_chips(chips: Sequence[LabelChip], left: int, width: int) -> list[_Pla
     return placed_chips
 
 
-def _draw_chip(draw: ImageDraw.ImageDraw, placed: _PlacedChip, colour: style.RGB) -> None:
+def _draw_chip(draw: ImageDraw.ImageDraw, placed: _PlacedChip) -> None:
     """Draw a label: filled if it is predicted, as an outline if it is missed."""
-    right = placed.left + placed.width
+    colour = placed.chip.colour
     fill = style.tint(colour) if placed.chip.is_predicted else None
+    right = placed.left + placed.width
+    upper = placed.top + _CHIP_MARGIN_PX
+    lower = placed.top + _LINE_PX - 1 - _CHIP_MARGIN_PX
     draw.rounded_rectangle(
-        (
-            placed.left,
-            placed.top + _CHIP_MARGIN_PX,
-            right,
-            placed.top + _LINE_PX - 1 - _CHIP_MARGIN_PX,
-        ),
+        (placed.left, upper, right, lower),
         radius=_PADDING_PX,
         fill=fill,
         outline=colour,
-        width=3,
+        width=_CHIP_OUTLINE_PX,
     )
     text_corner = (placed.left + _PADDING_PX, placed.top + _TEXT_TOP_PX)
     draw.text(text_corner, placed.text, style.INK, style.font(style.CAPTION_PX))
@@ -218,7 +225,7 @@ def texts_and_intervals(
             strips.append(strip)
         else:
             strips += [strip, _interval_bar(interval, width)]
-    return _below_each_other(*strips)
+    return stacked(strips)
 
 
 def _interval_bar(interval: PlacedInterval, width: int) -> Image.Image:
@@ -235,19 +242,23 @@ def _interval_bar(interval: PlacedInterval, width: int) -> Image.Image:
 
     bar = Image.new("RGB", (width, _LINE_PX), "white")
     draw = ImageDraw.Draw(bar)
-    draw.rectangle((axis_left, middle - 2, axis_left + axis_width, middle + 2), fill=style.AXIS)
-    draw.rectangle((low, middle - 8, high, middle + 8), fill=style.tint(colour))
+    axis = (axis_left, middle - _AXIS_HEIGHT_PX, axis_left + axis_width, middle + _AXIS_HEIGHT_PX)
+    draw.rectangle(axis, fill=style.AXIS)
+    between = (low, middle - _RANGE_HEIGHT_PX, high, middle + _RANGE_HEIGHT_PX)
+    draw.rectangle(between, fill=style.tint(colour))
     for end in (low, high):
-        draw.line((end, middle - 14, end, middle + 14), fill=colour, width=4)
-    draw.ellipse((point - 11, middle - 11, point + 11, middle + 11), fill=colour)
+        end_line = (end, middle - _END_HEIGHT_PX, end, middle + _END_HEIGHT_PX)
+        draw.line(end_line, fill=colour, width=_END_WIDTH_PX)
+    draw.circle((point, middle), _POINT_RADIUS_PX, fill=colour)
     if interval.truth is not None:
         truth = axis_left + round(axis_width * interval.truth)
-        draw.line((truth, middle - 24, truth, middle + 24), fill=style.INK, width=6)
+        truth_line = (truth, middle - _TRUTH_HEIGHT_PX, truth, middle + _TRUTH_HEIGHT_PX)
+        draw.line(truth_line, fill=style.INK, width=_TRUTH_WIDTH_PX)
     return bar
 
 
-def _below_each_other(*strips: Image.Image) -> Image.Image:
-    """Strips of one width as one."""
+def stacked(strips: Sequence[Image.Image]) -> Image.Image:
+    """Return strips of one width as one picture, each below the one before."""
     height = sum(strip.height for strip in strips)
     joined = Image.new("RGB", (strips[0].width, height), "white")
     top = 0
@@ -270,9 +281,9 @@ def class_bar(
     task = outputs_of_task[0].task
     likely = likely_class(outputs_of_task, result)
     probability = likely.value(result)
-    colour = style.class_colours(task.labels or [""] * task.dim)[likely.place] or style.NODATA
+    colour = class_colours(task)[likely.place]
     font = style.font(style.CAPTION_PX)
-    label = task.labels[likely.place] if task.labels else str(likely.place)
+    label = output_name(task, likely.place)
     predicted = f"{task.name}: {label} {likely.text(probability)}{set_caption(task, result)}"
     predicted = printable(predicted)
     predicted_lines = _wrapped(predicted, font, width - 3 * _PADDING_PX)
@@ -427,7 +438,7 @@ def text_and_bar(
         left = width - bar_width
         text_alone.paste(bar.crop((left, 0, width, bar.height)), (left, 0))
         return text_alone
-    return _below_each_other(text_alone, bar)
+    return stacked([text_alone, bar])
 
 
 def colour_bar(output: Output, scale: Scale, width: int, *, fades: bool) -> Image.Image:
@@ -447,18 +458,19 @@ def colour_bar(output: Output, scale: Scale, width: int, *, fades: bool) -> Imag
     lines = [ends]
     bar_top = 0
     if left < 0:
-        left = 4
-        lines = _wrapped(ends, font, width - 8)
+        left = _TEXT_LEFT_PX
+        lines = _wrapped(ends, font, width - 2 * _TEXT_LEFT_PX)
         bar_top = len(lines) * _LINE_PX
     strip = Image.new("RGB", (width, bar_top + _LINE_PX), "white")
-    shares = np.linspace(0.0, 1.0, width // 4)
+    shares = np.linspace(0.0, 1.0, width // _COLOUR_BAR_PARTS)
     ramp = style.heat_colours(shares[None], 0.0, 1.0)
     if fades:
         opacity = style.heat_opacity(shares)[None, :, None]
         ramp = style.MIDDLE_GREY + opacity * (ramp - style.MIDDLE_GREY)
     bar = ramp.repeat(style.CAPTION_PX, axis=0).astype(np.uint8)
     top = style.CAPTION_PX // 2
-    strip.paste(Image.fromarray(bar), (width * 3 // 4 - 4, bar_top + top))
+    colours_left = width * (_COLOUR_BAR_PARTS - 1) // _COLOUR_BAR_PARTS - _TEXT_LEFT_PX
+    strip.paste(Image.fromarray(bar), (colours_left, bar_top + top))
     draw = ImageDraw.Draw(strip)
     for row, line in enumerate(lines):
         draw.text((left, row * _LINE_PX + top), line, style.INK, font)
@@ -469,7 +481,7 @@ def _bar_width(output: Output, scale: Scale, width: int) -> int:
     """The pixels that a colour bar takes with its ends."""
     ends = _ends(output, scale)
     text_width: float = style.font(style.CAPTION_PX).getlength(ends)
-    return width // 4 + 20 + round(text_width)
+    return width // _COLOUR_BAR_PARTS + _COLOUR_BAR_GAP_PX + round(text_width)
 
 
 def _ends(output: Output, scale: Scale) -> str:
@@ -487,14 +499,14 @@ def panel_captions(texts: Sequence[str], width: int, panel_width: int) -> Image.
     font = style.font(style.PANEL_CAPTION_PX)
     lines_of_texts = []
     for text in texts:
-        lines_of_texts.append(_wrapped(_with_hyphens(text), font, panel_width - 8))
+        lines_of_texts.append(_wrapped(_with_hyphens(text), font, panel_width - 2 * _TEXT_LEFT_PX))
 
     line_height = style.PANEL_CAPTION_PX * 4 // 3
     num_lines = max(len(lines) for lines in lines_of_texts)
     strip = Image.new("RGB", (width, num_lines * line_height + style.GAP_PX * 2), "white")
     draw = ImageDraw.Draw(strip)
     for column, lines in enumerate(lines_of_texts):
-        left = column * (panel_width + style.GAP_PX) + 4
+        left = column * (panel_width + style.GAP_PX) + _TEXT_LEFT_PX
         for row, line in enumerate(lines):
             draw.text((left, style.GAP_PX + row * line_height), line, style.INK, font)
     return strip

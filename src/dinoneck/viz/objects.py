@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -10,10 +11,49 @@ from PIL import Image, ImageColor, ImageFilter
 
 from dinoneck.errors import ShapeError
 from dinoneck.inference.cropped_masks import CroppedMasks
-from dinoneck.task_facts import TaskFacts
+from dinoneck.task_facts import TaskFacts, output_name
 from dinoneck.viz import style
 
 Array = np.ndarray[Any, Any]
+
+
+class PredictedObjects(NamedTuple):
+    """What a predictor or detector gives for an image, of instances, boxes or panoptic segments.
+
+    Attributes:
+        classes: the number of the class of each object.
+        scores: of each.
+        masks: of each; None of boxes alone.
+    """
+
+    classes: list[int]
+    scores: list[float]
+    masks: CroppedMasks | None
+
+
+def read_objects(objects: Any) -> PredictedObjects:
+    """Read the objects of an image.
+
+    Args:
+        objects: a dict with ``labels``, ``scores`` and, of some, ``masks``; or segments (height,
+            width) and their rows.
+
+    Raises:
+        ShapeError: if masks are not (n, height, width).
+    """
+    if isinstance(objects, tuple):
+        segments, rows = objects
+        return PredictedObjects(
+            classes=[int(row["category_id"]) for row in rows],
+            scores=[float(row["score"]) for row in rows],
+            masks=CroppedMasks.of_segments(np.asarray(segments), [row["id"] for row in rows]),
+        )
+    masks = objects.get("masks")
+    return PredictedObjects(
+        classes=np.asarray(objects["labels"]).astype(int).tolist(),
+        scores=np.asarray(objects["scores"]).astype(float).tolist(),
+        masks=None if masks is None else cropped(masks),
+    )
 
 
 class ImageObjects(NamedTuple):
@@ -31,6 +71,10 @@ class ImageObjects(NamedTuple):
     scores: list[float]
     masks: CroppedMasks
 
+    def counts(self) -> Counter[str]:
+        """Return name of a class -> how many objects of it there are."""
+        return Counter(self.names)
+
 
 def objects_of(objects: Any, task: TaskFacts) -> ImageObjects:
     """Return the objects in the row of a :class:`dinoneck.Predictor`, of a task of instances or panoptic segments.
@@ -41,21 +85,16 @@ def objects_of(objects: Any, task: TaskFacts) -> ImageObjects:
         task: whose labels name the classes; without labels they are numbers.
 
     Raises:
-        ShapeError: if masks are not (n, height, width).
+        ShapeError: if masks are missing, or not (n, height, width).
     """
-    if isinstance(objects, tuple):
-        segments, rows = objects
-        masks = CroppedMasks.of_segments(np.asarray(segments), [row["id"] for row in rows])
-        classes = [int(row["category_id"]) for row in rows]
-        scores = [float(row["score"]) for row in rows]
-    else:
-        masks = cropped(objects["masks"])
-        classes = np.asarray(objects["labels"]).astype(int).tolist()
-        scores = np.asarray(objects["scores"]).astype(float).tolist()
-    names = [task.labels[label] if task.labels else str(label) for label in classes]
+    predicted = read_objects(objects)
+    masks = predicted.masks
+    if masks is None:
+        raise ShapeError(f"the objects of {task.name!r} have no masks; expected one for each")
+    names = [output_name(task, number) for number in predicted.classes]
     rectangles = [masks.rectangle(number) for number in range(len(masks))]
     boxes = np.array(rectangles, np.float64).reshape(-1, 4)
-    return ImageObjects(boxes, names, scores, masks)
+    return ImageObjects(boxes, names, predicted.scores, masks)
 
 
 def cropped(masks: Any) -> CroppedMasks:
@@ -66,7 +105,7 @@ def cropped(masks: Any) -> CroppedMasks:
     """
     if isinstance(masks, CroppedMasks):
         return masks
-    planes = np.asarray(masks).astype(bool)
+    planes = np.asarray(masks).astype(bool, copy=False)
     if planes.ndim != 3:
         raise ShapeError(f"masks are {planes.shape}; expected (objects, height, width)")
     _, height, width = planes.shape

@@ -19,7 +19,14 @@ from dinoneck.data.recipe import ImageRecipe
 from dinoneck.data.vector_tiffs import encode_vectors
 from dinoneck.errors import ConfigError
 from dinoneck.runtime.maps import UNSEEN, at_image_size
-from dinoneck.task_facts import GATE, GATE_WEIGHTS, TaskFacts, TaskRecord, as_tasks
+from dinoneck.task_facts import (
+    GATE,
+    GATE_WEIGHTS,
+    TaskFacts,
+    TaskRecord,
+    as_tasks,
+    output_names,
+)
 from dinoneck.text import printable
 from dinoneck.viz import style
 from dinoneck.viz.geo_reference import GeoReference, read_geo_reference
@@ -33,17 +40,20 @@ from dinoneck.viz.legends import (
     panel_captions,
     rest_of_legend,
     shares_legend,
+    stacked,
     text_and_bar,
     texts_and_intervals,
     texts_with_colours,
 )
 from dinoneck.viz.pictures import as_image
 from dinoneck.viz.scales import (
-    IntervalAxis,
     Output,
     Scale,
     interval_axes,
+    map_colours,
     outputs,
+    outputs_by_map,
+    outputs_by_task,
     place_interval,
     scales,
     shown_cells,
@@ -132,75 +142,81 @@ def overlay_panel(
     if not strips:
         strips.append(canvas.image)
     if not legend:
-        return _stacked(strips)
-    for members in _outputs_by_task(listed):
+        return stacked(strips)
+    for members in outputs_by_task(listed):
         if members[0].task.is_image_class:
             strips.append(class_bar(members, result, known, width))
         if members[0].task.is_multilabel:
             strips.append(labels_bar(members, result, known, width))
-    strips += _number_strips(listed, result, known, width)
-    return _stacked(strips)
+    strips += _NumberLegend(listed, result, known, width).strips()
+    return stacked(strips)
 
 
-def _number_strips(
-    listed: Sequence[Output], result: Mapping[str, Any], known: Mapping[str, Any], width: int
-) -> list[Image.Image]:
-    """A bar for each number with an interval, then the other numbers without a map."""
-    maps = result.get("maps") or {}
-    without_map = []
-    for output in listed:
-        has_strip = output.task.is_multilabel or output.task.is_image_class
-        if output.map.name not in maps and not has_strip:
-            without_map.append(output)
-    axes = interval_axes(listed, [result], [known])
+class _NumberLegend:
+    """The numbers of an image below its maps: those with an interval as bars, the others as text.
 
-    strips = []
-    with_interval = [output for output in legend_outputs(listed, result) if output.key in axes]
-    if with_interval:
-        strips.append(_interval_strip(with_interval, without_map, axes, result, known, width))
-    texts = _texts_without_interval(without_map, axes, result, known)
-    if texts:
-        strips.append(texts_with_colours(texts, [None] * len(texts), width))
-    return strips
+    Args:
+        listed: the numbers, those with a map among them.
+        result: of a Predictor for the image.
+        known: column -> known value.
+        width: of the picture.
+    """
 
+    def __init__(
+        self,
+        listed: Sequence[Output],
+        result: Mapping[str, Any],
+        known: Mapping[str, Any],
+        width: int,
+    ) -> None:
+        self.listed = listed
+        self.result = result
+        self.known = known
+        self.width = width
+        self.axes = interval_axes(listed, [result], [known])
+        maps = result.get("maps") or {}
+        self.without_map = []
+        for output in listed:
+            has_strip = output.task.is_multilabel or output.task.is_image_class
+            if output.map.name not in maps and not has_strip:
+                self.without_map.append(output)
 
-def _interval_strip(
-    with_interval: Sequence[Output],
-    without_map: Sequence[Output],
-    axes: Mapping[str, IntervalAxis],
-    result: Mapping[str, Any],
-    known: Mapping[str, Any],
-    width: int,
-) -> Image.Image:
-    """The bars of numbers with an interval; a number with a map is read from the legend of its map."""
-    texts = []
-    intervals = []
-    for output in with_interval:
-        interval = place_interval(output, result, known, axes[output.key])
-        if interval is None:
-            continue
-        text = printable(output.key)
-        if output in without_map:
-            [text] = number_texts([output], result, known)
-        texts.append(text)
-        intervals.append(interval)
-    return texts_and_intervals(texts, intervals, width)
+    def strips(self) -> list[Image.Image]:
+        """The bars, then the texts."""
+        strips = []
+        in_legend = legend_outputs(self.listed, self.result)
+        with_interval = [output for output in in_legend if output.key in self.axes]
+        if with_interval:
+            strips.append(self._bars(with_interval))
+        texts = self._texts_without_interval()
+        if texts:
+            strips.append(texts_with_colours(texts, [None] * len(texts), self.width))
+        return strips
 
+    def _bars(self, with_interval: Sequence[Output]) -> Image.Image:
+        """The bars of numbers with an interval; a number with a map is read from the legend of its map."""
+        texts = []
+        intervals = []
+        for output in with_interval:
+            interval = place_interval(output, self.result, self.known, self.axes[output.key])
+            if interval is None:
+                continue
+            text = printable(output.key)
+            if output in self.without_map:
+                [text] = number_texts([output], self.result, self.known)
+            texts.append(text)
+            intervals.append(interval)
+        return texts_and_intervals(texts, intervals, self.width)
 
-def _texts_without_interval(
-    without_map: Sequence[Output],
-    axes: Mapping[str, IntervalAxis],
-    result: Mapping[str, Any],
-    known: Mapping[str, Any],
-) -> list[str]:
-    """The numbers that neither a map nor a bar shows, and how many more there are."""
-    in_legend = legend_outputs(without_map, result)
-    without_interval = [output for output in in_legend if output.key not in axes]
-    texts = number_texts(without_interval, result, known)
-    rest = rest_of_legend(without_map)
-    if rest:
-        texts.append(rest)
-    return texts
+    def _texts_without_interval(self) -> list[str]:
+        """The numbers that neither a map nor a bar shows, and how many more there are."""
+        in_legend = legend_outputs(self.without_map, self.result)
+        without_interval = [output for output in in_legend if output.key not in self.axes]
+        texts = number_texts(without_interval, self.result, self.known)
+        rest = rest_of_legend(self.without_map)
+        if rest:
+            texts.append(rest)
+        return texts
 
 
 class MapPicture(NamedTuple):
@@ -243,7 +259,7 @@ def map_pictures(
     drawing = _MapDrawing(canvas, result, {}, scale, legend=False, in_rows=False)
     pictures = []
     for drawn in _drawn_maps(drawing, as_tasks(tasks)):
-        pictures.append(MapPicture(drawn.name, _stacked(drawn.strips)))
+        pictures.append(MapPicture(drawn.name, stacked(drawn.strips)))
     return pictures
 
 
@@ -335,12 +351,20 @@ def _drawn_maps(drawing: _MapDrawing, tasks: Sequence[TaskFacts]) -> Iterator[_D
             yield _drawn_normals(drawing, task)
     mapped = [output for output in outputs(tasks) if output.map.name in drawing.maps]
     mapped = [output for output in mapped if not output.map.is_image_class]
-    for members in _outputs_by_map(output for output in mapped if output.map.is_share):
+    shares = []
+    numbers_from_0_to_1 = []
+    amounts = []
+    for output in mapped:
+        if output.map.is_share:
+            shares.append(output)
+        elif output.is_number_from_0_to_1:
+            numbers_from_0_to_1.append(output)
+        else:
+            amounts.append(output)
+    for members in outputs_by_map(shares):
         yield _drawn_shares(drawing, members)
-    shares = [output for output in mapped if output.is_number_from_0_to_1]
-    if shares:
-        yield from _drawn_numbers(drawing, shares)
-    amounts = [o for o in mapped if not (o.map.is_share or o.is_number_from_0_to_1)]
+    if numbers_from_0_to_1:
+        yield from _drawn_numbers(drawing, numbers_from_0_to_1)
     for panels in _panels_by_scale(amounts, drawing.scale):
         if drawing.in_rows:
             yield _DrawnMap(panels[0].key, _heat_strips(drawing, panels))
@@ -362,7 +386,7 @@ def _drawn_shares(drawing: _MapDrawing, members: Sequence[Output]) -> _DrawnMap:
     canvas = drawing.canvas
     task = members[0].map
     cells = shown_cells(members, np.asarray(drawing.maps[task.name], np.float64))
-    colours = style.class_colours(task.labels or [task.name] * task.dim)
+    colours = map_colours(task)
     strips = [_shares_over(canvas.background, canvas.resample(cells, task), colours)]
     if drawing.legend:
         member_colours = [colours[output.channel] for output in members]
@@ -389,22 +413,6 @@ def _drawn_numbers(drawing: _MapDrawing, shares: Sequence[Output]) -> Iterator[_
     ]
     for output, strip in zip(coloured, strips, strict=True):
         yield _DrawnMap(output.key, [strip])
-
-
-def _outputs_by_map(listed: Iterable[Output]) -> list[list[Output]]:
-    """The outputs of each map."""
-    by_map: dict[str, list[Output]] = {}
-    for output in listed:
-        by_map.setdefault(output.map.name, []).append(output)
-    return list(by_map.values())
-
-
-def _outputs_by_task(listed: Iterable[Output]) -> list[list[Output]]:
-    """The outputs of each task."""
-    by_task: dict[str, list[Output]] = {}
-    for output in listed:
-        by_task.setdefault(output.task.name, []).append(output)
-    return list(by_task.values())
 
 
 def _numbers_as_shares(
@@ -458,11 +466,23 @@ def _rows_of_panels(
     return strips
 
 
+class _PanelGroup(NamedTuple):
+    """What maps have in common that are drawn next to each other."""
+
+    unit: str
+    scale: Scale
+    are_probabilities: bool
+
+
 def _panels_by_scale(listed: Sequence[Output], scale: Mapping[str, Scale]) -> list[list[Output]]:
     """The outputs of maps that have one unit and one scale, to be drawn next to each other."""
-    panels: dict[tuple[str, Scale, bool], list[Output]] = {}
+    panels: dict[_PanelGroup, list[Output]] = {}
     for output in listed:
-        group = (output.task.unit, scale[output.map.name], output.map.is_multilabel)
+        group = _PanelGroup(
+            unit=output.task.unit,
+            scale=scale[output.map.name],
+            are_probabilities=output.map.is_multilabel,
+        )
         panels.setdefault(group, []).append(output)
     return list(panels.values())
 
@@ -502,7 +522,7 @@ def _heat_panels(
 ) -> list[Image.Image]:
     """The map of each output as heat over the canvas."""
     pixels_by_map = {}
-    for members in _outputs_by_map(panels):
+    for members in outputs_by_map(panels):
         task = members[0].map
         cells = shown_cells(members, np.asarray(result["maps"][task.name], np.float64))
         pixels_by_map[task.name] = canvas.resample(cells, task)
@@ -511,11 +531,6 @@ def _heat_panels(
         values = pixels_by_map[output.map.name][output.channel]
         drawn.append(_heat_over(canvas.background, values, scale, fades=fades))
     return drawn
-
-
-def _stacked(strips: Sequence[Image.Image]) -> Image.Image:
-    """Strips of one width below each other."""
-    return Image.fromarray(np.concatenate([np.asarray(strip) for strip in strips]))
 
 
 def classes_panel(
@@ -543,9 +558,8 @@ def classes_panel(
             continue
         pixels = _nearest(classes[task.name], height=height, width=width)
         shares = np.stack([pixels == label for label in range(task.dim)]).astype(np.float64)
-        colours = style.class_colours(task.labels or [task.name] * task.dim)
-        strips.append(_shares_over(background, shares, colours))
-    return _stacked(strips)
+        strips.append(_shares_over(background, shares, map_colours(task)))
+    return stacked(strips)
 
 
 def _to_picture_size(picture: Image.Image) -> Image.Image:
@@ -650,54 +664,61 @@ def write_maps(
     """
     planes = _planes(maps, as_tasks(tasks))
     if gate is not None:
-        planes[(GATE,)] = (GATE_WEIGHTS, gate)
+        planes.append(_Plane(GATE_WEIGHTS, name_parts=(GATE,), upright=gate))
     folders = _folders(planes)
     reference = None if image is None else read_geo_reference(image)
     files: list[Path] = []
-    for plane_name, (task, upright) in planes.items():
-        inside = folder / folders[plane_name] if len(planes) > 1 else folder
-        if reference is None:
-            plane = upright
-        else:
-            plane = _turned_back(upright, reference.orientation)
-        stored, palette = _stored(plane, task)
-        as_png = _has_classes(plane) and reference is None
+    for plane in planes:
+        inside = folder / folders[plane.name_parts] if len(planes) > 1 else folder
+        values = plane.upright
+        if reference is not None:
+            values = _turned_back(values, reference.orientation)
+        stored, palette = _stored(values, plane.task)
+        aggregate = _aggregate(values, plane.task)
+        as_png = _has_classes(values) and reference is None
         suffix = ".png" if as_png else ".tif"
         file = inside / f"{name}{suffix}"
         file.parent.mkdir(parents=True, exist_ok=True)
         if reference is None:
-            contents = _encoded(stored, palette, as_png, _aggregate(plane, task))
+            contents = _encoded(stored, palette, as_png, aggregate)
         else:
-            contents = _geotiff(stored, reference, _aggregate(plane, task))
+            contents = _geotiff(stored, reference, aggregate)
         write_whole(file, contents)
         files.append(file)
     return files
 
 
-_PlaneName = tuple[str, ...]  # the task, and the label of one of several outputs
+class _Plane(NamedTuple):
+    """What one file of maps holds.
+
+    Attributes:
+        task: whose map it is of.
+        name_parts: the task's name, and what tells the plane from others of the task.
+        upright: (height, width), of surface normals (3, height, width), in the upright image.
+    """
+
+    task: TaskFacts
+    name_parts: tuple[str, ...]
+    upright: Array
 
 
-def _planes(
-    maps: Mapping[str, Array], tasks: Sequence[TaskFacts]
-) -> dict[_PlaneName, tuple[TaskFacts, Array]]:
-    """Name -> task and plane (height, width), of surface normals (3, height, width), for every file to write."""
-    planes: dict[_PlaneName, tuple[TaskFacts, Array]] = {}
+def _planes(maps: Mapping[str, Array], tasks: Sequence[TaskFacts]) -> list[_Plane]:
+    """What is written of maps, a file each."""
+    planes = []
     for task in tasks:
         if task.name not in maps:
             continue
         outputs_of_map = maps[task.name]
-        labels = task.labels or [str(i) for i in range(task.dim)]
-        if task.is_unit:
-            planes[(task.name,)] = (task, outputs_of_map)
-        elif outputs_of_map.ndim == 2:
-            plane_name: _PlaneName = (task.name,)
-            planes[plane_name] = (task, outputs_of_map)
-        elif outputs_of_map.ndim == 3:
-            for label, plane in zip(labels, outputs_of_map, strict=True):
-                plane_name = (task.name, label) if task.dim > 1 else (task.name,)
-                planes[plane_name] = (task, plane)
-            if task.shares and task.dim > 1:
-                planes[(task.name, _CLASSES)] = (task, _most_probable(outputs_of_map))
+        is_one_plane = task.is_unit or outputs_of_map.ndim == 2  # (3, height, width), or classes
+        if is_one_plane:
+            planes.append(_Plane(task, (task.name,), outputs_of_map))
+        elif task.dim == 1:
+            planes.append(_Plane(task, (task.name,), outputs_of_map[0]))
+        else:
+            for label, output in zip(output_names(task), outputs_of_map, strict=True):
+                planes.append(_Plane(task, (task.name, label), output))
+            if task.shares:
+                planes.append(_Plane(task, (task.name, _CLASSES), _most_probable(outputs_of_map)))
     return planes
 
 
@@ -708,20 +729,21 @@ def _most_probable(shares: Array) -> Array:
     return classes
 
 
-def _folders(names: Iterable[_PlaneName]) -> dict[_PlaneName, Path]:
-    """Name of a plane -> its folder; no two planes have the same."""
-    folders: dict[_PlaneName, Path] = {}
-    first_in: dict[Path, _PlaneName] = {}
-    for plane_name in names:
+def _folders(planes: Iterable[_Plane]) -> dict[tuple[str, ...], Path]:
+    """The parts of the name of a plane -> its folder; no two planes have the same."""
+    folders: dict[tuple[str, ...], Path] = {}
+    first_in: dict[Path, tuple[str, ...]] = {}
+    for plane in planes:
+        parts = plane.name_parts
         # characters that a file system may not take, and names such as ".."
-        folder = Path(*(re.sub(r"[^\w.\- ]|^\.*$", "_", part) for part in plane_name))
-        first = first_in.setdefault(folder, plane_name)
-        if first != plane_name:
+        folder = Path(*(re.sub(r"[^\w.\- ]|^\.*$", "_", part) for part in parts))
+        first = first_in.setdefault(folder, parts)
+        if first != parts:
             raise ConfigError(
-                f"the maps {'/'.join(first)!r} and {'/'.join(plane_name)!r} have one file name, "
+                f"the maps {'/'.join(first)!r} and {'/'.join(parts)!r} have one file name, "
                 f"{folder.as_posix()!r}; rename a task or a label"
             )
-        folders[plane_name] = folder
+        folders[parts] = folder
     return folders
 
 

@@ -16,7 +16,7 @@ from dinoneck.errors import DataError, ShapeError
 from dinoneck.inference.cropped_masks import CroppedMasks
 from dinoneck.runtime.intervals import PREDICTION_SETS
 from dinoneck.runtime.resampling import to_unit_range
-from dinoneck.task_facts import TaskFacts
+from dinoneck.task_facts import TaskFacts, output_name
 from dinoneck.text import printable
 from dinoneck.viz import style
 from dinoneck.viz.checked import Floats, from_tensor, numbers
@@ -323,7 +323,7 @@ def class_caption(
     """Return the most probable class of an image with its probability, its prediction set and the known class."""
     task = outputs_of_task[0].task
     likely = likely_class(outputs_of_task, result)
-    name = likely.key.replace(":", ": ", 1)
+    name = f"{task.name}: {output_name(task, likely.place)}"
     probability = likely.text(likely.value(result))
     true_class = known_class(task, known)
     true = "" if true_class is None else f" (true {true_class})"
@@ -333,6 +333,12 @@ def class_caption(
 def likely_class(outputs_of_task: Sequence[Output], result: Mapping[str, Any]) -> Output:
     """Return the output of the most probable class of an image."""
     return max(outputs_of_task, key=lambda output: output.value(result))
+
+
+def class_colours(task: TaskFacts) -> list[style.RGB]:
+    """Return the colours of the classes or labels of an image; grey for a first one that is the ground."""
+    colours = style.class_colours(task.labels or [""] * task.dim)
+    return [colour or style.NODATA for colour in colours]
 
 
 def known_class(task: TaskFacts, known: Mapping[str, Any]) -> str | None:
@@ -368,20 +374,20 @@ class LabelChip(NamedTuple):
     Attributes:
         label: its name.
         probability: as ``90 %``.
-        place: which of the task's labels.
+        colour: of the label.
         is_predicted: whether it reaches its threshold.
         is_right: whether the prediction is right; None where that is not known.
     """
 
     label: str
     probability: str
-    place: int
+    colour: style.RGB
     is_predicted: bool
     is_right: bool | None
 
     @property
     def has_mark(self) -> bool:
-        """Whether a tick or a cross follows the text; that of a missed label says so itself."""
+        """Whether a tick or a cross follows the text; the text of a missed label says so itself."""
         return self.is_predicted and self.is_right is not None
 
 
@@ -390,6 +396,7 @@ def label_chips(
 ) -> list[LabelChip]:
     """Return the labels of a multilabel task that reach their thresholds, then those that are missed."""
     task = outputs_of_task[0].task
+    colours = class_colours(task)
     predicted = []
     missed = []
     for output, threshold in zip(outputs_of_task, task.label_thresholds, strict=True):
@@ -397,9 +404,9 @@ def label_chips(
         truth = output.truth(known)
         is_predicted = value >= threshold
         chip = LabelChip(
-            label=task.labels[output.place],
+            label=output_name(task, output.place),
             probability=output.text(value),
-            place=output.place,
+            colour=colours[output.place],
             is_predicted=is_predicted,
             is_right=None if truth is None else is_predicted == (truth == 1),
         )

@@ -26,7 +26,15 @@ from dinoneck.metrics import (
     label_terms,
 )
 from dinoneck.runtime.intervals import PREDICTION_SETS
-from dinoneck.task_facts import GATE, NO_LABELS, TaskFacts, as_tasks, labels_of
+from dinoneck.task_facts import (
+    GATE,
+    NO_LABELS,
+    TaskFacts,
+    as_tasks,
+    labels_of,
+    output_name,
+    output_names,
+)
 from dinoneck.text import printable, some_of
 from dinoneck.version import __version__
 from dinoneck.viz import style
@@ -43,11 +51,13 @@ from dinoneck.viz.objects import ImageObjects, objects_of
 from dinoneck.viz.overlay import Array, MapPicture, classes_panel, map_pictures
 from dinoneck.viz.panels import coloured, data_uri, small_data_uri
 from dinoneck.viz.pictures import (
+    LabelChip,
     as_image,
     as_label,
     boxes_panel,
     caption,
     class_caption,
+    class_colours,
     corners_of,
     is_known_without_labels,
     is_unknown,
@@ -62,9 +72,12 @@ from dinoneck.viz.scales import (
     IntervalAxis,
     Output,
     PlacedInterval,
+    Scale,
     entry_of,
     interval_axes,
+    map_colours,
     outputs,
+    outputs_by_task,
     place_interval,
     scales,
     with_gate,
@@ -126,6 +139,23 @@ class Comparison(NamedTuple):
     tables: list[ScoreTable]
     charts: list[Chart]
     images: ScoreTable
+
+
+class Section(NamedTuple):
+    """A part of a page.
+
+    Attributes:
+        tables: its tables; those without rows are left out.
+        charts: below the tables.
+    """
+
+    tables: Sequence[ScoreTable]
+    charts: Sequence[Chart]
+
+    @property
+    def has_content(self) -> bool:
+        """Whether there is anything to show."""
+        return bool(self.charts) or any(table.rows for table in self.tables)
 
 
 def html_report(
@@ -192,15 +222,14 @@ def html_report(
     else:
         comparison = _compare_numbers(entries, tasks, drawn)
 
-    # heading -> tables and charts; sections without content are left out
-    held_out_tables = all_tables(training)
-    held_out_charts = _held_out_charts(training, tasks)
-    sections: dict[str, tuple[list[ScoreTable], list[Chart]]] = {}
-    if _has_content(held_out_tables, held_out_charts):
-        sections["Held-out scores"] = held_out_tables, held_out_charts
-    if _has_content(comparison.tables, comparison.charts):
-        sections["Against known values"] = comparison.tables, comparison.charts
-    sections["Predictions"] = [comparison.images], []
+    held_out = Section(all_tables(training), _held_out_charts(training, tasks))
+    against_known = Section(comparison.tables, comparison.charts)
+    sections: dict[str, Section] = {}
+    if held_out.has_content:
+        sections["Held-out scores"] = held_out
+    if against_known.has_content:
+        sections["Against known values"] = against_known
+    sections["Predictions"] = Section([comparison.images], charts=[])
 
     remarks = list(training.get("remarks", ()))
     if not draws_charts():
@@ -213,6 +242,7 @@ def html_report(
         trim_blocks=True,
     )
     environment.filters["minus"] = minus
+    environment.filters["hex"] = style.hex_colour
     page = environment.from_string((_FOLDER / "report.html.j2").read_text("utf-8"))
     return page.render(
         title=title,
@@ -240,10 +270,6 @@ def _is_detector(tasks: Sequence[TaskFacts]) -> bool:
     return not tasks
 
 
-def _has_content(tables: Sequence[ScoreTable], charts: Sequence[Chart]) -> bool:
-    return bool(charts) or any(table.rows for table in tables)
-
-
 def agreement(
     entries: Sequence[ReportEntry], tasks: Sequence[TaskFacts]
 ) -> dict[str, dict[str, Any]]:
@@ -257,7 +283,7 @@ def agreement(
     """
     if _is_detector(tasks):
         return _box_agreement(entries)
-    rows = _rows(entries, tasks)
+    rows = _predicted_rows(entries, tasks)
     classes = _classes(tasks)
     label_columns = _label_columns(tasks)
     compared: dict[str, dict[str, Any]] = {}
@@ -272,13 +298,13 @@ def agreement(
             known_and_predicted.append((truth, row[column]))
         if not known_and_predicted:
             continue
-        if column in label_columns:
-            known, predicted = numbers(known_and_predicted, f"known values of {column!r}", "n, 2").T
-            compared[column] = _label_agreement(known, predicted, label_columns[column])
-        elif column in classes:
+        if column in classes:
             compared[column] = _class_agreement(column, classes[column], known_and_predicted)
+            continue
+        known, predicted = numbers(known_and_predicted, f"known values of {column!r}", "n, 2").T
+        if column in label_columns:
+            compared[column] = _label_agreement(known, predicted, label_columns[column])
         else:
-            known, predicted = numbers(known_and_predicted, f"known values of {column!r}", "n, 2").T
             compared[column] = scores(predicted, known)
     return compared
 
@@ -357,7 +383,7 @@ def worst_first(entries: Sequence[ReportEntry], tasks: Sequence[TaskFacts]) -> l
 
 def _errors(entries: Sequence[ReportEntry], tasks: Sequence[TaskFacts]) -> list[float]:
     """The mean error of each entry over what is known of it."""
-    rows = _rows(entries, tasks)
+    rows = _predicted_rows(entries, tasks)
     classes = _classes(tasks)
     compared = agreement(entries, tasks)
     errors = []
@@ -406,11 +432,13 @@ def _classes(tasks: Sequence[TaskFacts]) -> dict[str, list[str]]:
     classes = {}
     for task in tasks:
         if task.is_image_class:
-            classes[task.name] = [str(label) for label in task.labels or range(task.dim)]
+            classes[task.name] = list(output_names(task))
     return classes
 
 
-def _rows(entries: Sequence[ReportEntry], tasks: Sequence[TaskFacts]) -> list[dict[str, Any]]:
+def _predicted_rows(
+    entries: Sequence[ReportEntry], tasks: Sequence[TaskFacts]
+) -> list[dict[str, Any]]:
     """Column -> predicted class or number, of every image; classes come first."""
     listed = outputs(tasks)
     rows = []
@@ -439,7 +467,7 @@ def _compare_numbers(
     entries: Sequence[ReportEntry], tasks: Sequence[TaskFacts], drawn: Sequence[int]
 ) -> Comparison:
     """Predicted numbers and classes against known ones."""
-    rows = _rows(entries, tasks)
+    rows = _predicted_rows(entries, tasks)
     compared = agreement(entries, tasks)
     units = {output.key: output.task.unit for output in outputs(tasks)}
     headings = {}
@@ -447,67 +475,95 @@ def _compare_numbers(
         unit = units.get(column)
         headings[column] = f"{column} ({unit})" if unit else column
 
-    # scores
     score_table = ScoreTable(["output", "images", "R²", "MAE", "RMSE", "bias", "sd of known"], [])
     label_table = ScoreTable(["label", "images", "with it", "AP", "F1", "threshold"], [])
-    tables = [score_table, label_table]
+    class_tables = []
     charts: list[Chart] = []
     for column, score in compared.items():
         if "accuracy" in score:
             heading = f"{column}, accuracy {score['accuracy']:.3f}: true (rows) and predicted"
             matrix = score["confusion_matrix"]
-            tables.append(matrix_table(heading, _classes(tasks)[column], matrix))
+            class_tables.append(matrix_table(heading, _classes(tasks)[column], matrix))
             continue
+        # the columns of both tables are in the order of the scores
+        cells = [_number(value, digits=4) for value in score.values()]
         if "AP" in score:
-            cells = [_number(value, digits=4) for value in score.values()]
             label_table.rows.append([column, *cells])
             continue
-        # the columns of the table in the order of `scores`
-        cells = [_number(value, digits=4) for value in score.values()]
         score_table.rows.append([headings[column], *cells])
-        known = []
-        predicted = []
-        links: list[str | None] = []
-        for i, entry in enumerate(entries):
-            if column in entry.known:
-                known.append(entry.known[column])
-                predicted.append(rows[i][column])
-                links.append(f"#image-{i}" if i in drawn else None)
-        charts += agreement_charts(column, known, predicted, units[column], links)
+        charts += _charts_of_column(column, units[column], entries, rows, drawn)
 
-    tables = [shown for shown in tables if shown.rows or shown is score_table]
-
-    # all images
-    output_of_column = {output.key: output for output in outputs(tasks)}
-    image_table = ScoreTable(["image"], [[entry.name] for entry in entries])
-    for column in rows[0]:
-        image_table.header.append(headings[column])
-        for entry, row, cells in zip(entries, rows, image_table.rows, strict=True):
-            cells.append(_number(row[column]) + _uncertainty(column, entry, output_of_column))
-        if column in compared:
-            image_table.header.append("known")
-            for entry, cells in zip(entries, image_table.rows, strict=True):
-                cells.append(_number(entry.known.get(column, math.nan)))
-    for task in tasks:
-        if task.is_masks:
-            _add_object_counts(image_table, entries, task)
+    tables = [score_table]
+    if label_table.rows:
+        tables.append(label_table)
+    tables += [shown for shown in class_tables if shown.rows]
+    image_table = _image_table(entries, tasks, rows, headings=headings, compared=compared)
     return Comparison(tables, charts, image_table)
 
 
-def _add_object_counts(table: ScoreTable, entries: Sequence[ReportEntry], task: TaskFacts) -> None:
+def _charts_of_column(
+    column: str,
+    unit: str,
+    entries: Sequence[ReportEntry],
+    rows: Sequence[Mapping[str, Any]],
+    drawn: Sequence[int],
+) -> list[Chart]:
+    """The charts of a number over its known values; points of drawn images link to them."""
+    known = []
+    predicted = []
+    links: list[str | None] = []
+    for i, entry in enumerate(entries):
+        if column in entry.known:
+            known.append(entry.known[column])
+            predicted.append(rows[i][column])
+            links.append(f"#image-{i}" if i in drawn else None)
+    return agreement_charts(column, known, predicted, unit, links)
+
+
+def _image_table(
+    entries: Sequence[ReportEntry],
+    tasks: Sequence[TaskFacts],
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    headings: Mapping[str, str],
+    compared: Mapping[str, Any],
+) -> ScoreTable:
+    """What is predicted of all images, with what is known of compared columns, and how many objects there are.
+
+    Args:
+        entries: of all images.
+        tasks: what is predicted.
+        rows: of :func:`_predicted_rows`.
+        headings: column -> its heading.
+        compared: the columns of which values are known.
+    """
+    output_of_column = {output.key: output for output in outputs(tasks)}
+    table = ScoreTable(["image"], [[entry.name] for entry in entries])
+    for column in rows[0]:
+        cells = []
+        for entry, row in zip(entries, rows, strict=True):
+            cells.append(_number(row[column]) + _uncertainty(column, entry, output_of_column))
+        table.add_column(headings[column], cells)
+        if column in compared:
+            known = [_number(entry.known.get(column, math.nan)) for entry in entries]
+            table.add_column("known", known)
+    for task in tasks:
+        if task.is_masks:
+            _add_object_columns(table, entries, task)
+    return table
+
+
+def _add_object_columns(table: ScoreTable, entries: Sequence[ReportEntry], task: TaskFacts) -> None:
     """Add a column per class to the table of images: how many objects of it each image has."""
-    names_of_images = []
-    predicted_names = set()
-    for entry in entries:
-        names_of_image = objects_of(entry.result[task.name], task).names
-        names_of_images.append(names_of_image)
-        predicted_names.update(names_of_image)
-    # without labels the names of classes are their numbers
-    classes = task.labels or sorted(predicted_names, key=int)
+    counts_of_images = [objects_of(entry.result[task.name], task).counts() for entry in entries]
+    classes: Sequence[str] = task.labels
+    if not classes:
+        predicted: set[str] = set()
+        for counts in counts_of_images:
+            predicted.update(counts)
+        classes = sorted(predicted, key=int)  # without labels the names of classes are numbers
     for name in classes:
-        table.header.append(name)
-        for names, cells in zip(names_of_images, table.rows, strict=True):
-            cells.append(str(names.count(name)))
+        table.add_column(name, [str(counts[name]) for counts in counts_of_images])
 
 
 def _uncertainty(column: str, entry: ReportEntry, output_of_column: Mapping[str, Output]) -> str:
@@ -520,23 +576,6 @@ def _uncertainty(column: str, entry: ReportEntry, output_of_column: Mapping[str,
         return ""
     low, high = bounds
     return f" ({_number(low)} ... {_number(high)})"
-
-
-@dataclass(frozen=True)
-class _Chip:
-    """A label of an image.
-
-    Attributes:
-        text: such as ``rust 90 %``.
-        colour: of the label, as ``#009e73``.
-        is_predicted: whether the label reaches its threshold.
-        mark: such as ``✓ right``; empty where it is not known whether the image has the label.
-    """
-
-    text: str
-    colour: str
-    is_predicted: bool
-    mark: str
 
 
 @dataclass(frozen=True)
@@ -556,7 +595,7 @@ class _Line:
     colour: str = ""
     share: float | None = None
     is_right: bool | None = None
-    chips: Sequence[_Chip] | None = None
+    chips: Sequence[LabelChip] | None = None
     interval: PlacedInterval | None = None
 
 
@@ -602,6 +641,71 @@ class _Article:
     tokens: _Figure | None
 
 
+@dataclass(frozen=True)
+class _DrawnImages:
+    """What the pictures of all drawn images of a page share.
+
+    Attributes:
+        tasks: what is predicted; of a detector none.
+        mapped_tasks: the tasks whose maps are drawn, the gate among them if there is one.
+        scale: name of a map -> how it is drawn.
+        axes: column -> the axis of its intervals.
+        box_classes: of a detector, in the order of their colours.
+    """
+
+    tasks: Sequence[TaskFacts]
+    mapped_tasks: Sequence[TaskFacts]
+    scale: Mapping[str, Scale]
+    axes: Mapping[str, IntervalAxis]
+    box_classes: Sequence[str]
+
+    @classmethod
+    def of(
+        cls,
+        entries: Sequence[ReportEntry],
+        results: Sequence[Mapping[str, Any]],
+        tasks: Sequence[TaskFacts],
+        classes: Sequence[str],
+    ) -> _DrawnImages:
+        """What these images share.
+
+        Args:
+            entries: of the images.
+            results: theirs, with the gate as a map.
+            tasks: what is predicted.
+            classes: of a detector.
+        """
+        mapped_tasks = [*tasks]
+        if any(THE_GATE.name in result for result in results):
+            mapped_tasks.append(THE_GATE)
+        predicted_names: set[str] = set()
+        for entry in entries:
+            predicted_names.update(entry.result.get("names", ()))
+        known = [entry.known for entry in entries]
+        return cls(
+            tasks=tasks,
+            mapped_tasks=mapped_tasks,
+            scale=scales(outputs(mapped_tasks), results),
+            axes=interval_axes(outputs(tasks), results, known),
+            box_classes=[*classes, *sorted(predicted_names.difference(classes))],
+        )
+
+    @property
+    def object_task(self) -> TaskFacts | None:
+        """The task of objects with masks; None without one."""
+        for task in self.tasks:
+            if task.is_masks:
+                return task
+        return None
+
+
+class _PicturesAndLines(NamedTuple):
+    """What an article shows of an image: its pictures, and what is predicted in words."""
+
+    pictures: list[_TitledPicture]
+    lines: list[_Line]
+
+
 def _articles(
     entries: Sequence[ReportEntry],
     drawn: Sequence[int],
@@ -609,53 +713,55 @@ def _articles(
     classes: Sequence[str],
 ) -> Iterator[_Article]:
     """What the page shows of each drawn image; all pictures together have :data:`_PICTURES_BYTES`."""
-    results = {i: with_gate(entries[i].result, entries[i].name) for i in drawn}
-    mapped_tasks = [*tasks]
-    if any(THE_GATE.name in result for result in results.values()):
-        mapped_tasks.append(THE_GATE)
-    scale = scales(outputs(mapped_tasks), list(results.values()))
-    predicted_names: set[str] = set()
-    for i in drawn:
-        predicted_names.update(entries[i].result.get("names", ()))
-    coloured_classes = [*classes, *sorted(predicted_names.difference(classes))]
-
-    known = [entries[i].known for i in drawn]
-    axes = interval_axes(outputs(tasks), list(results.values()), known)
-    objects = next((task for task in tasks if task.is_masks), None)
-    for i, result in results.items():
+    results = [with_gate(entries[i].result, entries[i].name) for i in drawn]
+    shared = _DrawnImages.of([entries[i] for i in drawn], results, tasks, classes)
+    for i, result in zip(drawn, results, strict=True):
         entry = entries[i]
-        image_input: Any = entry.image() if callable(entry.image) else entry.image
-        image = as_image(image_input)
-        if _is_detector(tasks):
-            pictures = _pictures_of_boxes(image, entry, coloured_classes)
-            lines = _box_lines(entry, coloured_classes)
-        elif objects is not None:
-            found = objects_of(result[objects.name], objects)
-            over = boxes_panel(image, found._asdict(), classes=objects.labels)
-            pictures = [
-                _TitledPicture("image", "photo", image),
-                _TitledPicture("over", "predicted", over),
-            ]
-            lines = [*_object_lines(found, objects), *_lines(tasks, entry, axes)]
-        else:
-            pictures = [_TitledPicture("image", "photo", image)]
-            if entry.classes is not None:
-                true = classes_panel(image, entry.classes(), tasks)
-                pictures.append(_TitledPicture("truth", "true", true))
-            recipe = _patches_of(image, result["maps"])
-            maps = map_pictures(image, result, mapped_tasks, recipe, scale=scale)
-            pictures += _titled_maps(maps)
-            lines = _lines(tasks, entry, axes)
-        most_bytes = _PICTURES_BYTES // (len(drawn) * len(pictures))
+        shown = _pictures_and_lines(entry, result, shared)
+        most_bytes = _PICTURES_BYTES // (len(drawn) * len(shown.pictures))
         figures = []
-        for kind, title, picture in pictures:
+        for kind, title, picture in shown.pictures:
             uri = small_data_uri(picture, most_bytes)
             figures.append(_Figure(kind, title, uri))
         tokens = None
         if entry.tokens is not None:
             uri = data_uri(coloured(entry.tokens), _TOKENS_WIDTH_PX, "PNG")
             tokens = _Figure("tokens", "tokens: equal colours are equal features", uri)
-        yield _Article(f"image-{i}", entry.name, lines, figures, tokens)
+        yield _Article(f"image-{i}", entry.name, shown.lines, figures, tokens)
+
+
+def _pictures_and_lines(
+    entry: ReportEntry, result: Mapping[str, Any], shared: _DrawnImages
+) -> _PicturesAndLines:
+    """The pictures and lines of an image: boxes of a detector, objects with masks, or maps and numbers.
+
+    Args:
+        entry: of the image.
+        result: its result, with the gate as a map.
+        shared: what all drawn images share.
+    """
+    image_input: Any = entry.image() if callable(entry.image) else entry.image
+    image = as_image(image_input)
+    if _is_detector(shared.tasks):
+        return _PicturesAndLines(
+            _pictures_of_boxes(image, entry, shared.box_classes),
+            _box_lines(entry, shared.box_classes),
+        )
+    photo = _TitledPicture("image", "photo", image)
+    lines = _lines(shared.tasks, entry, shared.axes)
+    task = shared.object_task
+    if task is not None:
+        objects = objects_of(result[task.name], task)
+        over = boxes_panel(image, objects._asdict(), classes=task.labels)
+        pictures = [photo, _TitledPicture("over", "predicted", over)]
+        return _PicturesAndLines(pictures, [*_object_lines(objects, task), *lines])
+    pictures = [photo]
+    if entry.classes is not None:
+        true = classes_panel(image, entry.classes(), shared.tasks)
+        pictures.append(_TitledPicture("truth", "true", true))
+    recipe = _patches_of(image, result["maps"])
+    maps = map_pictures(image, result, shared.mapped_tasks, recipe, scale=shared.scale)
+    return _PicturesAndLines([*pictures, *_titled_maps(maps)], lines)
 
 
 def _titled_maps(maps: Sequence[MapPicture]) -> list[_TitledPicture]:
@@ -700,10 +806,11 @@ def _box_lines(entry: ReportEntry, classes: Sequence[str]) -> list[_Line]:
 def _object_lines(found: ImageObjects, task: TaskFacts) -> list[_Line]:
     """How many objects of each class an image has, in the colours of its picture."""
     colours = style.box_colours([*task.labels, *found.names])
+    counts = found.counts()
     lines = []
-    for name in colours:
-        if name in found.names:
-            lines.append(_Line(f"{name} {found.names.count(name)}", colours[name]))
+    for name, colour in colours.items():
+        if name in counts:
+            lines.append(_Line(f"{name} {counts[name]}", colour))
     return lines or [_Line("no objects")]
 
 
@@ -721,17 +828,10 @@ def _lines(
     maps = entry.result.get("maps") or {}
     colours = _colours_of_lines([output for output in listed if output.map.name in maps])
     lines = []
-    for task in {output.task.name: output.task for output in listed}.values():
-        outputs_of_task = [output for output in listed if output.task is task]
+    for outputs_of_task in outputs_by_task(listed):
+        task = outputs_of_task[0].task
         if task.is_image_class:
-            likely = likely_class(outputs_of_task, entry.result)
-            label = likely.key.removeprefix(f"{task.name}:")
-            true_class = known_class(task, entry.known)
-            is_right = None if true_class is None else true_class == label
-            text = class_caption(outputs_of_task, entry.result, entry.known)
-            rgb = style.class_colours(task.labels or [""] * task.dim)[likely.place] or style.NODATA
-            share = likely.value(entry.result)
-            lines.append(_Line(text, style.hex_colour(rgb), share=share, is_right=is_right))
+            lines.append(_class_line(outputs_of_task, entry))
         elif task.is_multilabel:
             lines.append(_labels_line(outputs_of_task, entry))
         else:
@@ -747,20 +847,26 @@ def _lines(
     return lines
 
 
+def _class_line(outputs_of_task: Sequence[Output], entry: ReportEntry) -> _Line:
+    """The most probable class of an image."""
+    task = outputs_of_task[0].task
+    likely = likely_class(outputs_of_task, entry.result)
+    true_class = known_class(task, entry.known)
+    is_right = None
+    if true_class is not None:
+        is_right = true_class == output_name(task, likely.place)
+    return _Line(
+        class_caption(outputs_of_task, entry.result, entry.known),
+        style.hex_colour(class_colours(task)[likely.place]),
+        share=likely.value(entry.result),
+        is_right=is_right,
+    )
+
+
 def _labels_line(outputs_of_task: Sequence[Output], entry: ReportEntry) -> _Line:
     """The labels of an image that reach their thresholds, and the missed ones."""
     task = outputs_of_task[0].task
-    colours = style.class_colours(task.labels)
-    chips = []
-    for chip in label_chips(outputs_of_task, entry.result, entry.known):
-        mark = ""
-        if not chip.is_predicted:
-            mark = "✗ missed"
-        elif chip.is_right is not None:
-            mark = "✓ right" if chip.is_right else "✗ wrong"
-        text = f"{chip.label} {chip.probability}"
-        colour = style.hex_colour(colours[chip.place] or style.NODATA)
-        chips.append(_Chip(text, colour, is_predicted=chip.is_predicted, mark=mark))
+    chips = label_chips(outputs_of_task, entry.result, entry.known)
     if any(chip.is_predicted for chip in chips):
         return _Line(f"{task.name}:", chips=chips)
     is_right = True if is_known_without_labels(outputs_of_task, entry.known) else None
@@ -773,8 +879,7 @@ def _colours_of_lines(mapped: Sequence[Output]) -> dict[str, str]:
     for output in mapped:
         task = output.map
         if task.is_share:
-            of_map = style.class_colours(task.labels or [task.name] * task.dim)
-            colours[output.key] = of_map[output.channel]
+            colours[output.key] = map_colours(task)[output.channel]
     numbers_as_shares = [output.key for output in mapped if output.is_number_from_0_to_1]
     if numbers_as_shares:
         number_colours = style.number_colours(numbers_as_shares)
@@ -824,30 +929,27 @@ def _image_notes(
 
 def _label_notes(shown: Sequence[ReportEntry], tasks: Sequence[TaskFacts]) -> list[str]:
     """Sentences on the labels of drawn images."""
-    of_labels = [output for output in outputs(tasks) if output.task.is_multilabel]
+    of_labels = [output.key for output in outputs(tasks) if output.task.is_multilabel]
     if not of_labels:
         return []
-    is_known = False
+    known_columns: set[str] = set()
     for entry in shown:
-        if any(output.key in entry.known for output in of_labels):
-            is_known = True
-    if is_known:
-        return ["Labels that reach their thresholds are filled, and missed ones have an outline."]
-    return ["Labels that reach their thresholds are filled."]
+        known_columns.update(entry.known)
+    if known_columns.isdisjoint(of_labels):
+        return ["Labels that reach their thresholds are filled."]
+    return ["Labels that reach their thresholds are filled, and missed ones have an outline."]
 
 
 def _interval_notes(shown: Sequence[ReportEntry], tasks: Sequence[TaskFacts]) -> list[str]:
     """Sentences on the intervals of drawn images."""
-    has_interval = False
-    is_known = False
+    are_truths_known = []  # of every interval
     for entry in shown:
         for output in outputs(tasks):
             if output.bounds(entry.result) is not None:
-                has_interval = True
-                is_known = is_known or output.key in entry.known
-    if not has_interval:
+                are_truths_known.append(output.key in entry.known)
+    if not are_truths_known:
         return []
-    if is_known:
+    if any(are_truths_known):
         return [
             "A bar spans the interval of a number, with a dot at the number and a line at the true one."
         ]
@@ -886,21 +988,21 @@ def _prediction_notes(
     for output in _mapped_outputs(entries, drawn, tasks):
         if output.is_number_from_0_to_1:
             shares_by_bounds.add(output.task.name)
-    has_numbers = False
-    has_shares = bool(shares_by_bounds)
+    number_tasks = []
+    share_tasks = []
     for task in tasks:
-        if task.is_share:
-            has_shares = has_shares or not task.is_image_class
-        elif task.has_values and not task.is_multilabel and task.name not in shares_by_bounds:
-            has_numbers = True
+        if task.name in shares_by_bounds or (task.is_share and not task.is_image_class):
+            share_tasks.append(task)
+        elif task.has_values and not (task.is_share or task.is_multilabel):
+            number_tasks.append(task)
     texts = []
     if any(task.is_masks for task in tasks):
         texts.append("objects of each class")
-    if has_numbers:
+    if number_tasks:
         texts.append("numbers in original units")
     if any(task.is_image_class or task.is_multilabel for task in tasks):
         texts.append("probabilities of classes and labels")
-    if has_shares:
+    if share_tasks:
         texts.append("shares from 0 to 1")
     note = ", ".join(texts)
     return [f"{note[:1].upper()}{note[1:]}."] if note else []
@@ -908,10 +1010,10 @@ def _prediction_notes(
 
 def _patches_of(image: Image.Image, maps: Mapping[str, Any]) -> Preprocessing:
     """The recipe whose patches are the cells of the maps; without maps one patch per pixel."""
-    rows, cols = image.height, image.width
-    for cells in maps.values():
-        rows, cols = cells.shape[1:]
-        break
+    if not maps:
+        return Preprocessing(patch_size=1, resize="crop")
+    first_map = next(iter(maps.values()))
+    rows, cols = first_map.shape[1:]
     return Preprocessing((image.height // rows, image.width // cols), resize="crop")
 
 

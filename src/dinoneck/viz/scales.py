@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +12,7 @@ from dinoneck.errors import DataError
 from dinoneck.runtime.intervals import BOUNDS
 from dinoneck.task_facts import GATE, Aggregate, TaskFacts, TaskRecord, columns_of
 from dinoneck.text import some_of
+from dinoneck.viz import style
 from dinoneck.viz.checked import Floats, minus, numbers, span
 
 THE_GATE = TaskRecord(
@@ -138,9 +139,16 @@ class Output(NamedTuple):
         if self.map.is_share or self.map.is_multilabel or as_percent:
             scale = 100.0
             unit = "%"
-        shown = [minus(f"{scale * x:.{VALUE_DIGITS}g}") for x in (value, *(bounds or ()))]
-        number = shown[0] if bounds is None else f"{shown[0]} ({shown[1]} ... {shown[2]})"
+        number = _digits(scale * value)
+        if bounds is not None:
+            low, high = bounds
+            number = f"{number} ({_digits(scale * low)} ... {_digits(scale * high)})"
         return f"{number} {unit}".rstrip()
+
+
+def _digits(value: float) -> str:
+    """A number as pictures write it."""
+    return minus(f"{value:.{VALUE_DIGITS}g}")
 
 
 class Scale(NamedTuple):
@@ -211,6 +219,25 @@ def place_interval(
     )
 
 
+class _AxisGroup(NamedTuple):
+    """What numbers of one axis have in common: their unit, or without one their task.
+
+    Attributes:
+        unit: empty for numbers without one.
+        task_name: empty for numbers with a unit.
+    """
+
+    unit: str
+    task_name: str
+
+    @classmethod
+    def of(cls, output: Output) -> _AxisGroup:
+        """The group of a number."""
+        if output.task.unit:
+            return cls(unit=output.task.unit, task_name="")
+        return cls(unit="", task_name=output.task.name)
+
+
 def interval_axes(
     listed: Sequence[Output],
     results: Sequence[Mapping[str, Any]],
@@ -227,37 +254,47 @@ def interval_axes(
         results: of a Predictor, one per image.
         known: column -> known value, of each image.
     """
-    group_by_column: dict[str, tuple[str, str]] = {}
-    values_by_group: dict[tuple[str, str], list[float]] = {}
+    group_by_column: dict[str, _AxisGroup] = {}
+    values_by_group: dict[_AxisGroup, list[float]] = {}
     for output in listed:
-        group = _axis_group(output)
-        for result, known_of_image in zip(results, known, strict=True):
-            bounds = output.bounds(result)
-            if bounds is None:
-                continue
+        values = _values_on_axis(output, results, known)
+        if values:
+            group = _AxisGroup.of(output)
             group_by_column[output.key] = group
-            values = values_by_group.setdefault(group, [])
-            values.append(output.value(result))
-            values += [bound for bound in bounds if math.isfinite(bound)]
-            truth = output.truth(known_of_image)
-            if truth is not None and math.isfinite(truth):
-                values.append(truth)
-            if output.task.is_share or output.floor >= 0:
-                values.append(0.0)
-    axes = {}
-    for column, group in group_by_column.items():
-        values_of_group = np.array(values_by_group[group])
-        low, high = span([values_of_group])
-        if values_of_group.min() == 0:
-            low = 0.0
-        axes[column] = IntervalAxis(low, high)
-    return axes
+            values_by_group.setdefault(group, []).extend(values)
+    axis_by_group = {}
+    for group, values in values_by_group.items():
+        axis_by_group[group] = _axis_of(np.array(values))
+    return {column: axis_by_group[group] for column, group in group_by_column.items()}
 
 
-def _axis_group(output: Output) -> tuple[str, str]:
-    """What numbers of one axis have in common: their unit, or without one their task."""
-    unit = output.task.unit
-    return (unit, "") if unit else ("", output.task.name)
+def _values_on_axis(
+    output: Output,
+    results: Sequence[Mapping[str, Any]],
+    known: Sequence[Mapping[str, Any]],
+) -> list[float]:
+    """What the axis of a number spans: its values, bounds and known values in images where it has an interval."""
+    values = []
+    for result, known_of_image in zip(results, known, strict=True):
+        bounds = output.bounds(result)
+        if bounds is None:
+            continue
+        values.append(output.value(result))
+        values += [bound for bound in bounds if math.isfinite(bound)]
+        truth = output.truth(known_of_image)
+        if truth is not None and math.isfinite(truth):
+            values.append(truth)
+        if output.task.is_share or output.floor >= 0:
+            values.append(0.0)
+    return values
+
+
+def _axis_of(values: Floats) -> IntervalAxis:
+    """The axis of these values, which begins at 0 where none is below."""
+    low, high = span([values])
+    if values.min() == 0:
+        low = 0.0
+    return IntervalAxis(low, high)
 
 
 def outputs(tasks: Sequence[TaskFacts]) -> list[Output]:
@@ -271,6 +308,27 @@ def outputs(tasks: Sequence[TaskFacts]) -> list[Output]:
             channel = map_task.labels.index(task.name)
         listed.append(Output(key=key, task=task, place=place, map=map_task, channel=channel))
     return listed
+
+
+def outputs_by_task(listed: Iterable[Output]) -> list[list[Output]]:
+    """Return the outputs of each task."""
+    by_task: dict[str, list[Output]] = {}
+    for output in listed:
+        by_task.setdefault(output.task.name, []).append(output)
+    return list(by_task.values())
+
+
+def outputs_by_map(listed: Iterable[Output]) -> list[list[Output]]:
+    """Return the outputs of each map."""
+    by_map: dict[str, list[Output]] = {}
+    for output in listed:
+        by_map.setdefault(output.map.name, []).append(output)
+    return list(by_map.values())
+
+
+def map_colours(task: TaskFacts) -> list[style.RGB | None]:
+    """Return the colour of each output of a map of shares; None for a first one that is the ground."""
+    return style.class_colours(task.labels or [task.name] * task.dim)
 
 
 def entry_of(result: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -316,36 +374,62 @@ def scales(listed: Sequence[Output], results: Sequence[Mapping[str, Any]]) -> di
         ShapeError: if maps are not (outputs, rows, cols).
         DataError: if they are not finite.
     """
-    outputs_by_map: dict[str, list[Output]] = {}
-    for output in listed:
-        outputs_by_map.setdefault(output.map.name, []).append(output)
-    for name, members in outputs_by_map.items():
-        outputs_by_map[name] = _heat_outputs(members) or members
-    scale_by_map = {name: _scale(members, results) for name, members in outputs_by_map.items()}
-    names_by_kind: dict[tuple[str, str, Aggregate, bool], list[str]] = {}
-    for name, members in outputs_by_map.items():
-        task = members[0].map
-        if task.is_share or task.is_multilabel or task.is_unit:
-            continue
-        if members[0].is_number_from_0_to_1:
-            continue
-        scale = scale_by_map[name]
-        begins_at_0 = scale.low == 0.0 and (_has_amounts(members) or not _is_of_zeros(scale))
-        kind = (task.kind, task.unit, task.aggregate, begins_at_0)
-        names_by_kind.setdefault(kind, []).append(name)
-    for (_, unit, _, _), names in names_by_kind.items():
-        members_scales = [scale_by_map[name] for name in names]
-        if unit or _are_alike(members_scales):
-            scale_by_map |= dict.fromkeys(names, _shared_scale(members_scales))
-    for name, members in outputs_by_map.items():
+    # each map by itself; of one with numbers from 0 to 1, which are drawn as shares, the others
+    members_by_map: dict[str, list[Output]] = {}
+    scale_by_map: dict[str, Scale] = {}
+    for outputs_of_map in outputs_by_map(listed):
+        drawn_as_heat = [output for output in outputs_of_map if not output.is_number_from_0_to_1]
+        members = drawn_as_heat or outputs_of_map
+        name = members[0].map.name
+        members_by_map[name] = members
+        scale_by_map[name] = _scale(members, results)
+
+    # maps of one kind together
+    names_by_group: dict[_ScaleGroup, list[str]] = {}
+    for name, members in members_by_map.items():
+        if _may_share_scale(members[0]):
+            group = _ScaleGroup.of(members, scale_by_map[name])
+            names_by_group.setdefault(group, []).append(name)
+    for group, names in names_by_group.items():
+        scales_of_group = [scale_by_map[name] for name in names]
+        if group.unit or _are_alike(scales_of_group):
+            scale_by_map |= dict.fromkeys(names, _shared_scale(scales_of_group))
+
+    # maps of zeros that no other map gave a scale
+    for name, members in members_by_map.items():
         if _is_of_zeros(scale_by_map[name]):
             scale_by_map[name] = _scale_of_zeros(members, scale_by_map[name].note)
     return scale_by_map
 
 
-def _heat_outputs(members: Sequence[Output]) -> list[Output]:
-    """The outputs of a map without the numbers from 0 to 1, which are drawn as shares."""
-    return [output for output in members if not output.is_number_from_0_to_1]
+class _ScaleGroup(NamedTuple):
+    """What maps have in common that may have one scale.
+
+    Attributes:
+        kind: of their tasks.
+        unit: of their tasks; maps without one share a scale if their ranges are alike.
+        aggregate: of their tasks.
+        begins_at_0: whether their scales begin at 0.
+    """
+
+    kind: str
+    unit: str
+    aggregate: Aggregate
+    begins_at_0: bool
+
+    @classmethod
+    def of(cls, members: Sequence[Output], scale: Scale) -> _ScaleGroup:
+        """The group of a map with these outputs, whose own scale this is."""
+        task = members[0].map
+        begins_at_0 = scale.low == 0.0 and (_has_amounts(members) or not _is_of_zeros(scale))
+        return cls(task.kind, task.unit, task.aggregate, begins_at_0)
+
+
+def _may_share_scale(output: Output) -> bool:
+    """Whether the scale of an output's map may be that of others: not of shares, probabilities and vectors."""
+    task = output.map
+    has_own_scale = task.is_share or task.is_multilabel or task.is_unit
+    return not (has_own_scale or output.is_number_from_0_to_1)
 
 
 def _is_of_zeros(scale: Scale) -> bool:

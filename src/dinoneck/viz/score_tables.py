@@ -54,6 +54,16 @@ class ScoreTable(NamedTuple):
     shares: Sequence[Sequence[float]] = ()
     note: str = ""
 
+    def add_column(self, heading: str, cells: Sequence[str]) -> None:
+        """Add a column on the right, a cell per row."""
+        self.header.append(heading)
+        for row, cell in zip(self.rows, cells, strict=True):
+            row.append(cell)
+
+    def add_remark(self, text: str) -> None:
+        """Add a row with a text and empty cells."""
+        self.rows.append([text, *[""] * (len(self.header) - 1)])
+
 
 def all_tables(report: Mapping[str, Any], held_out: bool = True) -> list[ScoreTable]:
     """Return the tables of a ``report.json`` or of :func:`dinoneck.evaluate`: of values, classes, masks and boxes.
@@ -117,7 +127,8 @@ def value_tables(report: Mapping[str, Any], held_out: bool = True) -> list[Score
     auxiliary = report["auxiliary"]
     mean = mean_of(report)
     names = [name for name, methods in scores.items() if "r2" in first_of(methods)]
-    if sum(name not in auxiliary for name in names) == 2 and mean is not None:
+    targets_and_mean = [name for name in names if name not in auxiliary]
+    if mean in names and len(targets_and_mean) == 2:
         names.remove(mean)  # which is that of the only target
     names.sort(key=lambda name: name in auxiliary)
     if not names:
@@ -125,32 +136,38 @@ def value_tables(report: Mapping[str, Any], held_out: bool = True) -> list[Score
     methods: list[str] = []
     for name in names:
         methods += [method for method in scores[name] if method not in methods]
-    columns = []
+    row_names = [*methods, "standard deviation", "images"]
+    table = ScoreTable([f"{'held-out ' * held_out}R² (MAE)"], [[name] for name in row_names])
+    main = _main(names, report)
     for name in names:
-        columns += _value_columns(name, methods, report, with_interval=name == _main(names, report))
-    rows = []
-    for position, name in enumerate([*methods, "standard deviation", "images"]):
-        rows.append([name, *(column[position + 1] for column in columns)])
-    rows = [row for row in rows if any(row[1:])]  # reports of 0.3 hold no standard deviation
-    header = [f"{'held-out ' * held_out}R² (MAE)", *(column[0] for column in columns)]
-    tables = [ScoreTable(header, rows)]
+        _add_value_columns(table, name, methods, report, with_interval=name == main)
+    # reports of 0.3 hold no standard deviation
+    filled_rows = [row for row in table.rows if any(row[1:])]
+    tables = [table._replace(rows=filled_rows)]
+    differences = _difference_table(names, methods, report)
+    if differences.rows:
+        tables.append(differences)
+    return tables
 
-    # differences of the first model to the others, and why there are none
-    rows = []
+
+def _difference_table(
+    names: Sequence[str], methods: Sequence[str], report: Mapping[str, Any]
+) -> ScoreTable:
+    """The intervals of the first model's R² minus that of each other one, and why there are none."""
+    scores = report["scores"]
+    headings = [_heading(name, report) for name in names]
+    table = ScoreTable(["R², 95 % interval", *headings], [])
     are_models = "cost" in report  # the methods of a run have no costs of their own
     if are_models:
         for method in methods:
             intervals = [_difference(scores[name].get(method)) for name in names]
             if any(intervals):
                 cells = [_interval(ends, "+") for ends in intervals]
-                rows.append([f"{methods[0]} minus {method}", *cells])
+                table.rows.append([f"{methods[0]} minus {method}", *cells])
     reasons = _reasons({name: scores[name] for name in names})
     if reasons:
-        rows.append([reasons, *[""] * len(names)])
-    if rows:
-        headings = [_heading(name, report) for name in names]
-        tables.append(ScoreTable(["R², 95 % interval", *headings], rows))
-    return tables
+        table.add_remark(reasons)
+    return table
 
 
 def interval_tables(report: Mapping[str, Any]) -> Iterator[ScoreTable]:
@@ -202,28 +219,32 @@ def _main(names: Sequence[str], report: Mapping[str, Any]) -> str | None:
     return targets[0] if len(targets) == 1 else None
 
 
-def _value_columns(
-    name: str, methods: Sequence[str], report: Mapping[str, Any], *, with_interval: bool
-) -> list[list[str]]:
-    """The columns of a target: heading, a cell per method, the standard deviation and the number of images."""
+def _add_value_columns(
+    table: ScoreTable,
+    name: str,
+    methods: Sequence[str],
+    report: Mapping[str, Any],
+    *,
+    with_interval: bool,
+) -> None:
+    """Add the columns of a target: a cell per method, then the standard deviation and the number of images."""
     scores = report["scores"][name]
-    column = [_heading(name, report)]
-    intervals = ["its 95 % interval"]
-    worst = ["its worst fold"]
+    cells = []
+    intervals = []
+    worst = []
     for method in methods:
         score = scores.get(method)
-        column.append(_r2_cell(score, with_error=name != mean_of(report)))
+        cells.append(_r2_cell(score, with_error=name != mean_of(report)))
         r2 = {} if score is None else score["r2"]
         intervals.append(_interval(r2.get("interval")))
         worst.append(_worst(r2 or None))
     first = first_of(scores)
-    column += [_deviation(first), str(first["images"])]
-    columns = [column]
-    if with_interval and any(cell != "-" for cell in intervals[1:]):
-        columns.append([*intervals, "", ""])
+    table.add_column(_heading(name, report), [*cells, _deviation(first), str(first["images"])])
+    has_interval = any(cell != _NO_SCORE for cell in intervals)
+    if with_interval and has_interval:
+        table.add_column("its 95 % interval", [*intervals, "", ""])
     if with_interval and len(first["r2"]["folds"]) > 1:
-        columns.append([*worst, "", ""])
-    return columns
+        table.add_column("its worst fold", [*worst, "", ""])
 
 
 def _reasons(scores: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
@@ -274,7 +295,7 @@ def _heading(name: str, report: Mapping[str, Any]) -> str:
 def _r2_cell(score: Mapping[str, Any] | None, *, with_error: bool) -> str:
     """R², and the mean absolute error, which the mean over targets of several units does not have."""
     if score is None:
-        return "-"
+        return _NO_SCORE
     cell = _number(score["r2"]["pooled"])
     error = score["mae"]["pooled"]
     if with_error and error is not None:
@@ -355,11 +376,13 @@ def label_tables(
             if has_thresholds:
                 row.append(_number(of_label["threshold"]))
         rows.append(row)
+    table = ScoreTable(header, rows)
     few = head.get("few_positives", ())
     if few:
-        note = f"threshold 0.5, as fewer than {FEWEST_POSITIVES} images have it: {some_of(few, 5)}"
-        rows.append([note, *[""] * (len(header) - 1)])
-    yield ScoreTable(header, rows)
+        table.add_remark(
+            f"threshold 0.5, as fewer than {FEWEST_POSITIVES} images have it: {some_of(few, 5)}"
+        )
+    yield table
 
 
 def _table_over_classes(
@@ -367,23 +390,40 @@ def _table_over_classes(
 ) -> ScoreTable:
     """The scores over all classes or labels, a row per method."""
     head = first_of(methods)
-    has_folds = len(head[next(key for key in SCORES if key in head)]["folds"]) > 1
-    header = [f"{name}, {counted(head['images'], 'image')}{' held out' * held_out}"]
-    rows = [[method] for method in methods]
-    for key, heading in SCORES.items():
-        if key not in head:
-            continue
-        header += [heading, "95 % interval"]
-        if has_folds:
-            header.append("worst fold")
-        for row, score in zip(rows, methods.values(), strict=True):
-            row += [_number(score[key]["pooled"]), _interval(score[key]["interval"])]
-            if has_folds:
-                row.append(_worst(score[key]))
+    present = {key: heading for key, heading in SCORES.items() if key in head}
+    first_key = next(iter(present))
+    has_folds = len(head[first_key]["folds"]) > 1
+    table = _table_of_methods(name, methods, held_out)
+    for key, heading in present.items():
+        scores = [score[key] for score in methods.values()]
+        table.add_column(heading, [_number(score["pooled"]) for score in scores])
+        _add_spread(table, scores, has_folds=has_folds)
+    _add_reasons(table, name, methods)
+    return table
+
+
+def _table_of_methods(
+    name: str, methods: Mapping[str, Mapping[str, Any]], held_out: bool
+) -> ScoreTable:
+    """A table with a row per method and no scores yet."""
+    images = counted(first_of(methods)["images"], "image")
+    return ScoreTable(
+        [f"{name}, {images}{' held out' * held_out}"], [[method] for method in methods]
+    )
+
+
+def _add_spread(table: ScoreTable, scores: Sequence[Mapping[str, Any]], *, has_folds: bool) -> None:
+    """Add the intervals of scores, one per row, and of several folds the worst."""
+    table.add_column("95 % interval", [_interval(score["interval"]) for score in scores])
+    if has_folds:
+        table.add_column("worst fold", [_worst(score) for score in scores])
+
+
+def _add_reasons(table: ScoreTable, name: str, methods: Mapping[str, Mapping[str, Any]]) -> None:
+    """Add why scores have no interval, where that is stated."""
     reasons = _reasons({name: methods})
     if reasons:
-        rows.append([f"intervals: {reasons}", *[""] * (len(header) - 1)])
-    return ScoreTable(header, rows)
+        table.add_remark(f"intervals: {reasons}")
 
 
 def angle_table(
@@ -401,24 +441,14 @@ def angle_table(
     """
     head = first_of(methods)
     has_folds = len(head[MAIN_ANGLE]["folds"]) > 1
-    header = [f"{name}, {counted(head['images'], 'image')}{' held out' * held_out}"]
-    rows = [[method] for method in methods]
+    table = _table_of_methods(name, methods, held_out)
     for key, heading in ANGLES.items():
-        header.append(heading)
+        scores = [score[key] for score in methods.values()]
+        table.add_column(heading, [_angle(key, score["pooled"]) for score in scores])
         if key == MAIN_ANGLE:
-            header.append("95 % interval")
-            if has_folds:
-                header.append("worst fold")
-        for row, score in zip(rows, methods.values(), strict=True):
-            row.append(_angle(key, score[key]["pooled"]))
-            if key == MAIN_ANGLE:
-                row.append(_interval(score[key]["interval"]))
-                if has_folds:
-                    row.append(_worst(score[key]))
-    reasons = _reasons({name: methods})
-    if reasons:
-        rows.append([f"intervals: {reasons}", *[""] * (len(header) - 1)])
-    return ScoreTable(header, rows)
+            _add_spread(table, scores, has_folds=has_folds)
+    _add_reasons(table, name, methods)
+    return table
 
 
 def _angle(key: str, score: float | None) -> str:
@@ -450,16 +480,16 @@ def box_tables(
     else:
         class_keys = ["PQ", "SQ", "RQ"]
         keys = [*class_keys, "PQ_things", "PQ_stuff"]
-    headings = [key.replace("_", " ") for key in keys]
-    by_model = _rows(boxes, keys)
+    by_model = ScoreTable([f"{'held-out ' * held_out}{what}"], [[model] for model in boxes])
+    for key in keys:
+        scores_of_key = [_number(scores[key]) for scores in boxes.values()]
+        by_model.add_column(key.replace("_", " "), scores_of_key)
     _, *others = boxes  # intervals are those of differences from the first model
-    reasons = _reasons({what: {model: boxes[model] for model in others}})
-    if reasons:
-        by_model.append([f"intervals: {reasons}", *[""] * len(keys)])
+    _add_reasons(by_model, what, {model: boxes[model] for model in others})
     table_by_class = _table_by_class(boxes, class_keys)
     if chooses_thresholds:
         table_by_class = _with_thresholds_note(table_by_class, first_of(boxes))
-    return [ScoreTable([f"{'held-out ' * held_out}{what}", *headings], by_model), table_by_class]
+    return [by_model, table_by_class]
 
 
 def _with_thresholds_note(table: ScoreTable, scores: Mapping[str, Any]) -> ScoreTable:
@@ -511,14 +541,6 @@ def _table_by_class(boxes: Mapping[str, Any], keys: Sequence[str]) -> ScoreTable
     return ScoreTable(header, scored_rows, note=note)
 
 
-def _rows(scores: Mapping[str, Mapping[str, Any]], keys: Sequence[str]) -> list[list[str]]:
-    """A row per name of its scores."""
-    rows = []
-    for name, score in scores.items():
-        rows.append([name, *(_number(score[key]) for key in keys)])
-    return rows
-
-
 def first_of(methods: Mapping[str, Any]) -> Any:
     """Return the scores of the first method, with which the others are compared."""
     return next(iter(methods.values()))
@@ -540,7 +562,10 @@ def matrix_table(name: str, labels: Sequence[str], matrix: Sequence[Sequence[int
 
 
 def _interval(ends: Sequence[float] | None, sign: str = "") -> str:
-    return "-" if ends is None else f"{ends[0]:{sign}.2f} ... {ends[1]:{sign}.2f}"
+    if ends is None:
+        return _NO_SCORE
+    low, high = ends
+    return f"{low:{sign}.2f} ... {high:{sign}.2f}"
 
 
 def _number(score: float | None) -> str:

@@ -1,4 +1,4 @@
-"""Colours, sizes and resolutions of pictures; no other file of this package names one."""
+"""Colours, sizes and resolutions that pictures share, and the colours of classes, boxes and values."""
 
 from __future__ import annotations
 
