@@ -25,7 +25,7 @@ from dinoneck.data import BoxImages, Preprocessing, box_transforms, collate_boxe
 Change = Callable[[dict[str, Any]], Any]
 COLOURS = torch.tensor([[255, 0, 0], [0, 255, 0], [0, 0, 255]], dtype=torch.uint8)
 BOXES = [[12.0, 8.0, 40.0, 30.0], [60.0, 10.0, 90.0, 52.0], [20.0, 44.0, 50.0, 70.0]]
-SIZE = HIGH, WIDE = 80, 100
+SIZE = (80, 100)
 PLAIN: dict[str, Any] = {"mean": None, "std": None, "photometric": False}
 
 
@@ -40,193 +40,380 @@ def made(folder: Path, change: Change | None = None, **options: Any) -> BoxImage
 # ------------------------------------------------------------------------------------------------
 
 
-def test_an_item_is_what_the_json_holds(tmp_path: Path) -> None:
+def test_classes_are_sorted_by_id(tmp_path: Path) -> None:
+    """Not by the order of the file."""
     data = made(tmp_path)
-    assert (data.classes, data.category_ids) == (("blue", "red"), (2, 5)), (
-        "by ascending id, not by the file's order"
-    )
-    assert (data.ids, len(data), data.without_boxes, data.clipped) == ((10, 11, 12), 3, 1, 0)
+
+    assert data.classes == ("blue", "red")
+    assert data.category_ids == (2, 5)
+
+
+def test_a_dataset_counts_its_images(tmp_path: Path) -> None:
+    data = made(tmp_path)
+
+    assert data.ids == (10, 11, 12)
+    assert len(data) == 3
+    assert data.without_boxes == 1
+
+
+def test_nothing_is_cut_or_left_out_of_a_right_file(tmp_path: Path) -> None:
+    data = made(tmp_path)
+
+    assert data.clipped == 0
     assert not data.skipped
-    image, target = data[0]
-    assert isinstance(image, tv_tensors.Image) and image.dtype == torch.uint8
-    assert np.array_equal(
-        image.permute(1, 2, 0).numpy(), np.asarray(Image.open(tmp_path / "0.png"))
-    )
-    boxes = target["boxes"]
+
+
+def test_an_image_holds_the_pixels_of_its_file(tmp_path: Path) -> None:
+    image, _ = made(tmp_path)[0]
+
+    assert isinstance(image, tv_tensors.Image)
+    assert image.dtype == torch.uint8
+    pixels = np.asarray(Image.open(tmp_path / "0.png"))
+    assert np.array_equal(image.permute(1, 2, 0).numpy(), pixels)
+
+
+def test_boxes_are_the_corners_of_those_in_the_json(tmp_path: Path) -> None:
+    boxes = made(tmp_path)[0][1]["boxes"]
+
     assert isinstance(boxes, tv_tensors.BoundingBoxes)
-    assert (boxes.format.value, boxes.canvas_size, boxes.dtype) == (
-        "XYXY",
-        (HEIGHT, WIDTH),
-        torch.float32,
-    )
+    assert boxes.format.value == "XYXY"
+    assert boxes.canvas_size == (HEIGHT, WIDTH)
+    assert boxes.dtype == torch.float32
     assert boxes.tolist() == [[2, 3, 12, 11], [20, 10, 32, 22.5]]
-    assert (target["labels"].tolist(), target["labels"].dtype) == ([1, 0], torch.int64)
-    assert (target["image_id"], target["size"]) == (10, (HEIGHT, WIDTH))
-    _, empty = data[2]
-    assert (empty["boxes"].shape, empty["labels"].shape) == ((0, 4), (0,))
-    assert data[-1][1]["image_id"] == 12
-    seen = made(tmp_path, transform=lambda image, target: (image.shape, sorted(target)))
-    assert seen[1] == ((3, HEIGHT, WIDTH), ["boxes", "image_id", "labels", "size"])
-    assert seen.original(1)[1].tolist() == [[0, 0, 40, 30], [5.25, 6, 12.25, 14]]
 
 
-UNUSABLE = [
-    ([5, 5, math.inf, 10], "not finite"),
-    ([5, 5, 0.5, 10], "too small"),
-    ([39.5, 5, 5, 10], "outside"),
-]
+def test_labels_are_places_among_the_classes(tmp_path: Path) -> None:
+    labels = made(tmp_path)[0][1]["labels"]
+
+    assert labels.tolist() == [1, 0]
+    assert labels.dtype == torch.int64
 
 
-@pytest.mark.parametrize(("bbox", "reason"), UNUSABLE)
+def test_a_target_holds_the_id_and_the_size_of_its_image(tmp_path: Path) -> None:
+    _, target = made(tmp_path)[0]
+
+    assert target["image_id"] == 10
+    assert target["size"] == (HEIGHT, WIDTH)
+
+
+def test_an_image_without_boxes_has_empty_tensors(tmp_path: Path) -> None:
+    _, target = made(tmp_path)[2]
+
+    assert target["boxes"].shape == (0, 4)
+    assert target["labels"].shape == (0,)
+
+
+def test_items_are_counted_from_the_end_too(tmp_path: Path) -> None:
+    _, target = made(tmp_path)[-1]
+
+    assert target["image_id"] == 12
+
+
+def test_a_transform_is_given_the_image_and_its_target(tmp_path: Path) -> None:
+    data = made(tmp_path, transform=lambda image, target: (image.shape, sorted(target)))
+
+    assert data[1] == ((3, HEIGHT, WIDTH), ["boxes", "image_id", "labels", "size"])
+
+
+def test_the_original_is_not_transformed(tmp_path: Path) -> None:
+    data = made(tmp_path, transform=lambda image, target: None)
+
+    _, boxes = data.original(1)
+
+    assert boxes.tolist() == [[0, 0, 40, 30], [5.25, 6, 12.25, 14]]
+
+
+def bbox_of_first(bbox: list[float]) -> Change:
+    """Give the first object another box."""
+    return lambda content: content["annotations"][0].update(bbox=bbox)
+
+
+@pytest.mark.parametrize(
+    ("bbox", "reason"),
+    [
+        pytest.param([5, 5, math.inf, 10], "not finite", id="not finite"),
+        pytest.param([5, 5, 0.5, 10], "too small", id="too small"),
+        pytest.param([39.5, 5, 5, 10], "outside", id="outside"),
+    ],
+)
 def test_boxes_that_show_nothing_are_left_out_and_counted(
     bbox: list[float], reason: str, tmp_path: Path
 ) -> None:
-    data = made(tmp_path, lambda c: c["annotations"][0].update(bbox=bbox))
-    assert (data.skipped, data.clipped, data[0][1]["labels"].tolist()) == ({reason: 1}, 0, [0])
+    data = made(tmp_path, bbox_of_first(bbox))
+
+    assert data.skipped == {reason: 1}
+    assert data.clipped == 0
+    assert data[0][1]["labels"].tolist() == [0]
 
 
-def test_what_is_cut_or_left_out_is_counted(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    cut = made(tmp_path, lambda c: c["annotations"][0].update(bbox=[-5, 20, 15, 40]))
-    assert (cut.clipped, cut.skipped) == (1, {})
-    assert cut[0][1]["boxes"][0].tolist() == [0, 20, 10, 30]
+def test_a_box_over_the_edge_is_cut_and_counted(tmp_path: Path) -> None:
+    data = made(tmp_path, bbox_of_first([-5, 20, 15, 40]))
 
-    def change(c: dict[str, Any]) -> None:
-        c["annotations"][0]["iscrowd"] = 1
-        c["annotations"][1]["image_id"] = 99
+    assert data.clipped == 1
+    assert data.skipped == {}
+    assert data[0][1]["boxes"][0].tolist() == [0, 20, 10, 30]
 
-    with caplog.at_level(logging.WARNING, "dinoneck"):
-        data = made(tmp_path, change)
+
+def make_crowd_and_stray(content: dict[str, Any]) -> None:
+    """Mark the first object as a crowd region, and give the second one an image that is not listed."""
+    content["annotations"][0]["iscrowd"] = 1
+    content["annotations"][1]["image_id"] = 99
+
+
+def test_crowds_and_boxes_of_unknown_images_are_left_out_and_counted(tmp_path: Path) -> None:
+    data = made(tmp_path, make_crowd_and_stray)
+
     assert data.skipped == {"crowd": 1, "unknown image": 1}
+    assert data.without_boxes == 2
+    assert data[0][1]["labels"].tolist() == []
+
+
+def test_what_is_left_out_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "dinoneck"):
+        made(tmp_path, make_crowd_and_stray)
+
     assert "boxes left out: 1 unknown image (of 4)" in caplog.text
     assert "1 of 4 objects are marked iscrowd=1" in caplog.text
-    assert (data.without_boxes, data[0][1]["labels"].tolist()) == (2, [])
-    truth = data.ground_truth()["annotations"]
-    expected = [(1, [2, 3, 10, 8], 1), (2, [0, 0, 40, 30], 0), (3, [5.25, 6, 7, 8], 0)]
-    assert [(box["id"], box["bbox"], box["iscrowd"]) for box in truth] == expected
+
+
+def test_the_ground_truth_holds_crowds(tmp_path: Path) -> None:
+    data = made(tmp_path, make_crowd_and_stray)
+
+    annotations = data.ground_truth()["annotations"]
+
+    assert [annotation["id"] for annotation in annotations] == [1, 2, 3]
+    assert [annotation["iscrowd"] for annotation in annotations] == [1, 0, 0]
+    assert [annotation["bbox"] for annotation in annotations] == [
+        [2, 3, 10, 8],
+        [0, 0, 40, 30],
+        [5.25, 6, 7, 8],
+    ]
+
+
+def test_a_part_of_a_dataset_has_the_images_that_are_taken(tmp_path: Path) -> None:
+    data = made(tmp_path, make_crowd_and_stray)
+
     part = data.take([2, 0])
-    assert (part.ids, part.without_boxes, len(data)) == ((12, 10), 2, 3)
-    assert [box["image_id"] for box in part.ground_truth()["annotations"]] == [10]
+
+    assert part.ids == (12, 10)
+    assert part.without_boxes == 2
+    assert len(data) == 3
+    [annotation] = part.ground_truth()["annotations"]
+    assert annotation["image_id"] == 10
 
 
-def test_classes_choose_and_order(tmp_path: Path) -> None:
+def test_classes_are_in_the_order_that_is_given(tmp_path: Path) -> None:
     data = made(tmp_path, classes=["red", "blue"])
-    assert (data.classes, data.category_ids, data[0][1]["labels"].tolist()) == (
-        ("red", "blue"),
-        (5, 2),
-        [0, 1],
-    )
-    one = made(tmp_path, classes=("blue",))
-    assert (one.classes, one.skipped, one[0][1]["labels"].tolist()) == (
-        ("blue",),
-        {"other class": 2},
-        [0],
-    )
+
+    assert data.classes == ("red", "blue")
+    assert data.category_ids == (5, 2)
+    assert data[0][1]["labels"].tolist() == [0, 1]
 
 
-def test_images_are_found_next_to_the_json_in_images_or_in_the_given_folder(tmp_path: Path) -> None:
-    next_to = BoxImages(write(tmp_path / "a", content()))
-    (tmp_path / "b").mkdir()
-    below = BoxImages(write(tmp_path / "b", content(), tmp_path / "b" / "images"))
-    (tmp_path / "c").mkdir()
-    shown = BoxImages(write(tmp_path / "c", content(), tmp_path / "d"), tmp_path / "d")
-    assert all(torch.equal(data[0][0], next_to[0][0]) for data in (below, shown))
-    assert shown.paths[0] == tmp_path / "d" / "0.png"
+def test_objects_of_classes_that_are_not_given_are_left_out(tmp_path: Path) -> None:
+    data = made(tmp_path, classes=("blue",))
+
+    assert data.classes == ("blue",)
+    assert data.skipped == {"other class": 2}
+    assert data[0][1]["labels"].tolist() == [0]
 
 
-def test_an_image_beside_the_json_and_another_one_in_images_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("images", "given"),
+    [
+        pytest.param("boxes", None, id="next to the JSON"),
+        pytest.param("boxes/images", None, id="in images"),
+        pytest.param("elsewhere", "elsewhere", id="in the given folder"),
+    ],
+)
+def test_images_are_found(images: str, given: str | None, tmp_path: Path) -> None:
+    file = write(tmp_path / "boxes", content(), tmp_path / images)
+
+    if given is None:
+        data = BoxImages(file)
+    else:
+        data = BoxImages(file, tmp_path / given)
+
+    assert data.paths[0] == tmp_path / images / "0.png"
+    pixels = np.asarray(Image.open(tmp_path / images / "0.png"))
+    assert np.array_equal(data[0][0].permute(1, 2, 0).numpy(), pixels)
+
+
+def test_the_same_image_beside_the_json_and_in_images_is_read_beside_it(tmp_path: Path) -> None:
     file = write(tmp_path, content())
     write(tmp_path / "images", content())
-    assert BoxImages(file).paths[1] == tmp_path / "1.png"  # the same pixels
+
+    assert BoxImages(file).paths[1] == tmp_path / "1.png"
+
+
+@pytest.fixture
+def file_with_two_images(tmp_path: Path) -> Path:
+    """A JSON file beside an image, of whose name there is another one in images."""
+    file = write(tmp_path, content())
+    write(tmp_path / "images", content())
     Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "images" / "1.png")
-    with pytest.raises(DataError) as error:
-        BoxImages(file)
-    assert f"names 1.png, which may be {tmp_path}/1.png or {tmp_path}/images/1.png" in str(
-        error.value
-    )
-    assert BoxImages(file, tmp_path / "images").paths[1] == tmp_path / "images" / "1.png"
-    assert BoxImages(file, tmp_path).paths[1] == tmp_path / "1.png"
+    return file
 
 
-def test_a_file_that_is_listed_under_two_ids_is_refused_with_a_remedy_that_works(
-    tmp_path: Path,
+def test_an_image_beside_the_json_and_another_one_in_images_are_refused(
+    file_with_two_images: Path,
 ) -> None:
+    folder = file_with_two_images.parent
+
+    with pytest.raises(DataError) as error:
+        BoxImages(file_with_two_images)
+
+    expected = f"names 1.png, which may be {folder}/1.png or {folder}/images/1.png"
+    assert expected in str(error.value)
+
+
+@pytest.mark.parametrize("images", [".", "images"])
+def test_the_given_folder_tells_which_of_two_images_is_read(
+    images: str, file_with_two_images: Path
+) -> None:
+    folder = file_with_two_images.parent / images
+
+    data = BoxImages(file_with_two_images, folder)
+
+    assert data.paths[1] == folder / "1.png"
+
+
+def test_a_file_that_is_listed_under_two_ids_is_refused(tmp_path: Path) -> None:
     """As two exports that are joined list it."""
     twice = content()
     twice["images"].append({**twice["images"][0], "id": 99})
     twice["annotations"][1]["image_id"] = 99
+    file = write(tmp_path, twice)
+
     with pytest.raises(DataError) as error:
-        BoxImages(write(tmp_path, twice))
-    assert "the file_name '0.png' stands more than once; list each file once" in str(error.value)
-    once = content()
-    assert BoxImages(write(tmp_path, once)).numbers[10] == 2
+        BoxImages(file)
+
+    expected = "the file_name '0.png' stands more than once; list each file once"
+    assert expected in str(error.value)
 
 
-@pytest.mark.parametrize(
+def test_a_file_that_is_listed_once_has_all_its_boxes(tmp_path: Path) -> None:
+    """The remedy for a file that is listed twice."""
+    assert made(tmp_path).numbers[10] == 2
+
+
+OF_MASK_FOLDERS = pytest.mark.parametrize(
     ("masks", "images"),
     [
         pytest.param("labels", "images", id="labels"),
         pytest.param("Masks_train2017", "train_images", id="masks of a part"),
     ],
 )
-def test_masks_beside_the_json_are_no_images(masks: str, images: str, tmp_path: Path) -> None:
+
+
+def write_masks_and_images(root: Path, masks: str, images: str) -> Path:
+    """A JSON file beside files that seem to be masks of the images in another folder."""
+    file = write(root / masks, content())
+    write(root / "unused", content(), root / images)
+    (root / images / "0.png").rename(root / images / "0.JPG")
+    return file
+
+
+@pytest.mark.parametrize("masks", ["labels", "Masks_train2017"])
+def test_images_in_a_folder_of_masks_alone_are_read(masks: str, tmp_path: Path) -> None:
     file = write(tmp_path / masks, content())
+
     assert BoxImages(file).paths[0] == tmp_path / masks / "0.png"
-    write(tmp_path / "unused", content(), tmp_path / images)
-    (tmp_path / images / "0.png").rename(tmp_path / images / "0.JPG")
+
+
+@OF_MASK_FOLDERS
+def test_masks_beside_the_json_are_no_images(masks: str, images: str, tmp_path: Path) -> None:
+    file = write_masks_and_images(tmp_path, masks, images)
+
     with pytest.raises(DataError) as error:
         BoxImages(file)
+
     mask = tmp_path / masks / "0.png"
     image = tmp_path / images / "0.JPG"
     assert f"names 0.png: {mask} seems to be the mask of {image}" in str(error.value)
-    assert BoxImages(file, tmp_path / masks).paths[0] == mask
+
+
+@OF_MASK_FOLDERS
+def test_a_given_folder_of_masks_is_read(masks: str, images: str, tmp_path: Path) -> None:
+    file = write_masks_and_images(tmp_path, masks, images)
+
+    assert BoxImages(file, tmp_path / masks).paths[0] == tmp_path / masks / "0.png"
+
+
+WHOLE_IMAGE_ROUNDED = [[1.0, 1.0 - i / 64, 41.0, 31.0] for i in range(30)]
+ONE_OF_TEN_OVER_THE_EDGE = [
+    *([2.0 + i / 8, 4.0, 12.0, 29.0] for i in range(6)),
+    *([2.0 + i / 8, 4.0, 12.0, 20.0] for i in range(54)),
+]
 
 
 @pytest.mark.parametrize(
     "bboxes",
     [
-        [[10.0, 5.0, 35.0, 26.0]],  # a single box over the edge
-        # the edge cuts one of ten
-        [
-            *([2.0 + i / 8, 4.0, 12.0, 29.0] for i in range(6)),
-            *([2.0 + i / 8, 4.0, 12.0, 20.0] for i in range(54)),
-        ],
-        [[1.0, 1.0 - i / 64, 41.0, 31.0] for i in range(30)],  # the whole image, rounded
-        [[25.0, 20.0, 40.0, 30.0], [20.0, 20.0, 38.0, 28.0]],  # two that the edge cuts
+        pytest.param([[10.0, 5.0, 35.0, 26.0]], id="a single box over the edge"),
+        pytest.param(ONE_OF_TEN_OVER_THE_EDGE, id="the edge cuts one of ten"),
+        pytest.param(WHOLE_IMAGE_ROUNDED, id="the whole image, rounded"),
+        pytest.param(
+            [[25.0, 20.0, 40.0, 30.0], [20.0, 20.0, 38.0, 28.0]], id="two that the edge cuts"
+        ),
     ],
 )
 def test_boxes_that_may_be_right_are_kept(tmp_path: Path, bboxes: list[list[float]]) -> None:
     """In an image of 40x30 px (width x height)."""
-    assert len(many(*bboxes)(tmp_path)[0][1]["labels"]) == len(bboxes)
+    data = many(*bboxes)(tmp_path)
+
+    _, target = data[0]
+
+    assert len(target["labels"]) == len(bboxes)
 
 
-def segmented(c: dict[str, Any]) -> None:
+def runs_down_columns(mask: np.ndarray[Any, Any]) -> list[int]:
+    """Run lengths of a mask, which begin with the background."""
+    is_start = np.diff(mask.T.ravel(), prepend=2, append=2)
+    return np.diff(np.flatnonzero(is_start)).tolist()  # type: ignore[no-any-return]
+
+
+def segmented(content: dict[str, Any]) -> None:
     """Give each box its mask: polygons, run lengths as counts, run lengths as text, and a triangle."""
     masks = pytest.importorskip("pycocotools.mask")
-    plane = np.zeros((HEIGHT, WIDTH), np.uint8)
-    plane[10:22, 20:32] = 1
-    runs = np.diff(np.flatnonzero(np.diff(plane.T.ravel(), prepend=2, append=2))).tolist()
-    whole = np.asfortranarray(np.ones_like(plane))
+    rectangle = np.zeros((HEIGHT, WIDTH), np.uint8)
+    rectangle[10:22, 20:32] = 1
+    whole = np.asfortranarray(np.ones((HEIGHT, WIDTH), np.uint8))
+    size = [HEIGHT, WIDTH]
     shapes = [
         [[2, 3, 12, 3, 12, 11, 2, 11]],
-        {"size": [HEIGHT, WIDTH], "counts": runs},
-        {"size": [HEIGHT, WIDTH], "counts": masks.encode(whole)["counts"].decode()},
+        {"size": size, "counts": runs_down_columns(rectangle)},
+        {"size": size, "counts": masks.encode(whole)["counts"].decode()},
         [[5.25, 6, 12.25, 6, 5.25, 14]],
     ]
-    for annotation, shape in zip(c["annotations"], shapes, strict=True):
+    for annotation, shape in zip(content["annotations"], shapes, strict=True):
         annotation["segmentation"] = shape
 
 
 # pycocotools 2.0.11, NumPy 2.4
 def test_masks_come_from_polygons_and_run_lengths(tmp_path: Path) -> None:
     data = made(tmp_path, segmented, masks=True)
+
     masks = data[0][1]["masks"]
+
     assert isinstance(masks, tv_tensors.Mask)
     expected = torch.zeros(2, HEIGHT, WIDTH, dtype=torch.uint8)
-    expected[0, 3:11, 2:12], expected[1, 10:22, 20:32] = 1, 1
+    expected[0, 3:11, 2:12] = 1
+    expected[1, 10:22, 20:32] = 1
     assert torch.equal(masks, expected)
-    assert data[1][1]["masks"].sum(dim=(1, 2)).tolist()[0] == HEIGHT * WIDTH
+
+
+def test_masks_come_from_run_lengths_as_text(tmp_path: Path) -> None:
+    data = made(tmp_path, segmented, masks=True)
+
+    whole = data[1][1]["masks"][0]
+
+    assert whole.sum() == HEIGHT * WIDTH
+
+
+def test_an_image_without_objects_has_no_masks(tmp_path: Path) -> None:
+    data = made(tmp_path, segmented, masks=True)
+
     assert data[2][1]["masks"].shape == (0, HEIGHT, WIDTH)
 
 
@@ -239,66 +426,131 @@ def rectangles() -> tuple[torch.Tensor, dict[str, Any]]:
     pixels = torch.full((3, *SIZE), 124, dtype=torch.uint8)
     for (left, top, right, bottom), colour in zip(BOXES, COLOURS, strict=True):
         pixels[:, int(top) : int(bottom), int(left) : int(right)] = colour[:, None, None]
-    boxes = tv_tensors.BoundingBoxes(torch.tensor(BOXES), format="XYXY", canvas_size=SIZE)
-    return tv_tensors.Image(pixels), {
-        "boxes": boxes,
+    target = {
+        "boxes": tv_tensors.BoundingBoxes(torch.tensor(BOXES), format="XYXY", canvas_size=SIZE),
         "labels": torch.arange(3),
         "image_id": 7,
         "size": SIZE,
     }
+    return tv_tensors.Image(pixels), target
 
 
-def seen(image: torch.Tensor, label: int) -> torch.Tensor:
+def box_of_colour(image: torch.Tensor, label: int) -> torch.Tensor:
     """The box around the pixels of a colour."""
     others = [channel for channel in range(3) if channel != label]
-    ys, xs = torch.where((image[label] > 0.75) & (image[others] < 0.25).all(dim=0))
+    is_colour = (image[label] > 0.75) & (image[others] < 0.25).all(dim=0)
+    ys, xs = torch.where(is_colour)
     return torch.tensor([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1], dtype=torch.float32)
 
 
-@pytest.mark.parametrize("flip", [None, "horizontal", "both"])
-@pytest.mark.parametrize("size", [(160, 200), (112, 256)])
-def test_boxes_follow_their_pixels(flip: Any, size: tuple[int, int]) -> None:
-    view = box_transforms(size, train=True, flip=flip, **PLAIN)
-    places = set()
+def views_of_seeds(view: Any) -> list[tuple[torch.Tensor, dict[str, Any]]]:
+    """Twelve views of the rectangles."""
+    views = []
     for seed in range(12):
         torch.manual_seed(seed)
-        image, target = view(*rectangles())
-        assert image.shape == (3, *size) and target["boxes"].canvas_size == size
+        views.append(view(*rectangles()))
+    return views
+
+
+def number_of_places(views: list[tuple[torch.Tensor, dict[str, Any]]]) -> int:
+    """How many of the views have boxes at places of their own."""
+    places = {tuple(target["boxes"].flatten().round().tolist()) for _, target in views}
+    return len(places)
+
+
+OF_SIZES = pytest.mark.parametrize("size", [(160, 200), (112, 256)])
+
+
+@pytest.mark.parametrize("flip", [None, "horizontal", "both"])
+@OF_SIZES
+def test_boxes_follow_their_pixels(flip: Any, size: tuple[int, int]) -> None:
+    views = views_of_seeds(box_transforms(size, train=True, flip=flip, **PLAIN))
+
+    for image, target in views:
         for box, label in zip(target["boxes"], target["labels"].tolist(), strict=True):
-            assert (seen(image, label) - box).abs().max() <= 2.5, (seed, label)
-        places.add(tuple(target["boxes"].flatten().round().tolist()))
-        assert (target["image_id"], target["size"]) == (7, SIZE)
-    assert len(places) == {None: 1, "horizontal": 2, "both": 4}[flip]
+            assert (box_of_colour(image, label) - box).abs().max() <= 2.5, label
 
 
-@pytest.mark.parametrize("options", [{"zoom": True}, {"crop": True}, {"zoom": True, "crop": True}])
+@OF_SIZES
+def test_a_training_view_has_its_size_and_keeps_the_facts_of_the_image(
+    size: tuple[int, int],
+) -> None:
+    views = views_of_seeds(box_transforms(size, train=True, flip="both", **PLAIN))
+
+    for image, target in views:
+        assert image.shape == (3, *size)
+        assert target["boxes"].canvas_size == size
+        assert target["image_id"] == 7
+        assert target["size"] == SIZE
+
+
+@pytest.mark.parametrize(
+    ("flip", "places"),
+    [
+        pytest.param(None, 1, id="none"),
+        pytest.param("horizontal", 2, id="horizontal"),
+        pytest.param("both", 4, id="both"),
+    ],
+)
+@OF_SIZES
+def test_views_are_flipped_in_all_ways_that_are_asked(
+    flip: Any, places: int, size: tuple[int, int]
+) -> None:
+    views = views_of_seeds(box_transforms(size, train=True, flip=flip, **PLAIN))
+
+    assert number_of_places(views) == places
+
+
+OF_ZOOM_AND_CROP = pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({"zoom": True}, id="zoom"),
+        pytest.param({"crop": True}, id="crop"),
+        pytest.param({"zoom": True, "crop": True}, id="both"),
+    ],
+)
+
+
+@OF_ZOOM_AND_CROP
 def test_zoomed_and_cropped_boxes_follow_their_pixels(options: dict[str, bool]) -> None:
     view = box_transforms((160, 200), train=True, flip=None, **PLAIN, **options)
-    compared, places = 0, set()
-    for seed in range(12):
-        torch.manual_seed(seed)
-        image, target = view(*rectangles())
-        assert image.shape == (3, 160, 200)
+
+    compared = 0
+    for image, target in views_of_seeds(view):
         for box, label in zip(target["boxes"], target["labels"].tolist(), strict=True):
-            if min(box[2] - box[0], box[3] - box[1]) > 8:  # else antialiasing hides the edges
-                assert (seen(image, label) - box).abs().max() <= 2.5, (seed, label)
+            shortest = min(box[2] - box[0], box[3] - box[1])
+            if shortest > 8:  # else antialiasing hides the edges
+                assert (box_of_colour(image, label) - box).abs().max() <= 2.5, label
                 compared += 1
-        places.add(tuple(target["boxes"].flatten().round().tolist()))
     assert compared >= 12
-    assert len(places) > 3
 
 
-def areas(options: dict[str, bool]) -> torch.Tensor:
-    """The areas of the boxes of many views, as shares of the image."""
+@OF_ZOOM_AND_CROP
+def test_zoomed_and_cropped_views_have_their_size_and_differ(options: dict[str, bool]) -> None:
+    view = box_transforms((160, 200), train=True, flip=None, **PLAIN, **options)
+
+    views = views_of_seeds(view)
+
+    for image, _ in views:
+        assert image.shape == (3, 160, 200)
+    assert number_of_places(views) > 3
+
+
+def mean_area(**options: bool) -> float:
+    """The mean area of the boxes of many views, as a share of the image."""
     view = box_transforms(100, train=True, flip=None, **PLAIN, **options)
     boxes = torch.cat([view(*rectangles())[1]["boxes"] for _ in range(40)])
-    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) / 100**2
+    widths = boxes[:, 2] - boxes[:, 0]
+    heights = boxes[:, 3] - boxes[:, 1]
+    return float((widths * heights).mean()) / 100**2
 
 
-def test_zoom_makes_objects_smaller_and_crop_makes_them_larger() -> None:
-    plain = areas({})
-    assert areas({"zoom": True}).mean() < 0.9 * plain.mean()
-    assert areas({"crop": True}).mean() > 1.1 * plain.mean()
+def test_zoom_makes_objects_smaller() -> None:
+    assert mean_area(zoom=True) < 0.9 * mean_area()
+
+
+def test_crop_makes_objects_larger() -> None:
+    assert mean_area(crop=True) > 1.1 * mean_area()
 
 
 def test_zoom_fills_up_with_the_mean_colour_and_masks_with_nothing() -> None:
@@ -357,43 +609,74 @@ def test_held_out_images_are_not_zoomed_or_cropped_and_keep_their_small_boxes() 
     assert torch.equal(target["boxes"], plain[1]["boxes"])
 
 
-def test_a_test_view_only_resizes_and_normalises() -> None:
-    """Also boxes that no training would keep stay where they are."""
+def test_a_test_view_draws_nothing() -> None:
+    view = box_transforms((64, 96), train=False, flip="both")
+
+    images = [view(*rectangles())[0] for _ in range(3)]
+
+    assert torch.equal(images[1], images[0])
+    assert torch.equal(images[2], images[0])
+
+
+def test_a_test_view_keeps_boxes_that_no_training_would_keep() -> None:
     image, target = rectangles()
-    target["boxes"] = tv_tensors.wrap(
-        torch.tensor([[0.0, 0.0, 0.4, 80.0]] * 3), like=target["boxes"]
-    )
-    outs = [
-        box_transforms((64, 96), train=False, flip="both")(image, dict(target)) for _ in range(3)
-    ]
-    assert all(torch.equal(out[0], outs[0][0]) for out in outs)
-    assert torch.allclose(outs[0][1]["boxes"][0], torch.tensor([0.0, 0.0, 0.4 * 96 / 100, 64.0]))
-    peer = Preprocessing(size=(64, 96), interpolation="bilinear")(image.as_subclass(torch.Tensor))[
-        0
-    ]
-    assert (outs[0][0] - peer).abs().max() < 0.02, (
-        "as backbone.preprocess, up to the rounding of bytes"
-    )
-    _, small = box_transforms((3, 4), train=True, flip=None, photometric=False)(*rectangles())
-    assert (small["labels"].tolist(), len(small["boxes"])) == ([1], 1), (
-        "the others are 0.82 and 0.98 px high"
-    )
+    narrow = torch.tensor([[0.0, 0.0, 0.4, 80.0]] * 3)
+    target["boxes"] = tv_tensors.wrap(narrow, like=target["boxes"])
+
+    _, resized = box_transforms((64, 96), train=False, flip="both")(image, target)
+
+    assert torch.allclose(resized["boxes"][0], torch.tensor([0.0, 0.0, 0.4 * 96 / 100, 64.0]))
+
+
+def test_a_test_view_resizes_and_normalises_as_the_backbone() -> None:
+    """Up to the rounding of bytes."""
+    image, target = rectangles()
+    preprocess = Preprocessing(size=(64, 96), interpolation="bilinear")
+    [expected] = preprocess(image.as_subclass(torch.Tensor))
+
+    resized, _ = box_transforms((64, 96), train=False, flip="both")(image, target)
+
+    assert (resized - expected).abs().max() < 0.02
+
+
+def test_boxes_below_a_pixel_leave_training() -> None:
+    view = box_transforms((3, 4), train=True, flip=None, photometric=False)
+
+    _, target = view(*rectangles())
+
+    assert target["labels"].tolist() == [1], "the others are 0.82 and 0.98 px high"
+    assert len(target["boxes"]) == 1
+
+
+def test_a_batch_is_a_plain_tensor() -> None:
+    view = box_transforms((64, 224), train=False)
+
+    images, _ = collate_boxes([view(*rectangles()) for _ in range(2)])
+
+    assert type(images) is torch.Tensor
+    assert images.shape == (2, 3, 64, 224)
 
 
 def test_boxes_find_the_way_back_from_a_batch() -> None:
     view = box_transforms((64, 224), train=False)
-    images, targets = collate_boxes([view(*rectangles()) for _ in range(2)])
-    assert (type(images), images.shape) == (torch.Tensor, (2, 3, 64, 224))
-    back = to_original(targets[1]["boxes"], (64, 224), targets[1]["size"])
-    assert type(back) is torch.Tensor
-    assert torch.allclose(back, torch.tensor(BOXES), atol=1e-5)
-    assert to_original(torch.ones(2, 3, 4, dtype=torch.float64), (1, 1), (5, 7))[1, 2].tolist() == [
-        7,
-        5,
-        7,
-        5,
-    ]
-    assert to_original(torch.tensor([1, 3, 5, 7]), (2, 2), (5, 3)).tolist() == [1.5, 7.5, 7.5, 17.5]
+    _, targets = collate_boxes([view(*rectangles()) for _ in range(2)])
+
+    boxes = to_original(targets[1]["boxes"], (64, 224), targets[1]["size"])
+
+    assert type(boxes) is torch.Tensor
+    assert torch.allclose(boxes, torch.tensor(BOXES), atol=1e-5)
+
+
+def test_boxes_of_any_leading_dimensions_find_the_way_back() -> None:
+    boxes = to_original(torch.ones(2, 3, 4, dtype=torch.float64), (1, 1), (5, 7))
+
+    assert boxes[1, 2].tolist() == [7, 5, 7, 5]
+
+
+def test_whole_numbers_find_the_way_back_to_fractions() -> None:
+    box = to_original(torch.tensor([1, 3, 5, 7]), (2, 2), (5, 3))
+
+    assert box.tolist() == [1.5, 7.5, 7.5, 17.5]
 
 
 def hue(image: torch.Tensor) -> float:
