@@ -4,17 +4,21 @@
 
 lists every stored CPU result whose sources differ from those that it measured; the exit status is
 then 1. A result has ``benchmark``, its name, and ``tables``: title -> ``command``, ``date``,
-``commit``, ``machine``, ``sources`` (the hash of the measured modules) and ``rows``: row -> column
--> number, text, or [low, high]. The documentation shows these tables.
+``commit``, ``machine``, ``sources`` (the hash of the code of the measured modules, without its
+words) and ``rows``: row -> column -> number, text, or [low, high]. The documentation shows these
+tables.
 """
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import html
+import io
 import json
 import re
 import subprocess
+import tokenize
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
@@ -71,7 +75,9 @@ Table = Mapping[str, Mapping[str, Any]]  # rows
 
 
 def source_hash(name: str) -> str:
-    """Return the SHA-256 of the paths and contents of the files that a benchmark measures.
+    """Return the SHA-256 of the paths and the code of the files that a benchmark measures.
+
+    Comments and docstrings are left out, see :func:`without_words`.
 
     Raises:
         FileNotFoundError: if ``SOURCES`` names a file or folder that does not exist.
@@ -86,8 +92,33 @@ def source_hash(name: str) -> str:
         files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
         for file in files:
             file_name = file.relative_to(ROOT).as_posix()
-            digest.update(file_name.encode() + b"\0" + file.read_bytes() + b"\0")
+            text = file.read_text(encoding="utf-8")
+            if file.suffix == ".py":
+                text = without_words(text)
+            digest.update(f"{file_name}\0{text}\0".encode())
     return digest.hexdigest()
+
+
+def without_words(source: str) -> str:
+    """Return the source of a module without comments, docstrings and empty lines.
+
+    These change no result. What is left is the text as it was written: a syntax tree would differ
+    between versions of Python.
+    """
+    lines = source.splitlines()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column]
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Expr) or not isinstance(node.value, ast.Constant):
+            continue
+        if isinstance(node.value.value, str):
+            first_line = lines[node.lineno - 1].encode()
+            lines[node.lineno - 1] = first_line[: node.col_offset].decode()  # counted in bytes
+            for row in range(node.lineno + 1, (node.end_lineno or node.lineno) + 1):
+                lines[row - 1] = ""
+    return "\n".join(line.rstrip() for line in lines if line.strip())
 
 
 def commit() -> str | None:

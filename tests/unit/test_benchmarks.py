@@ -46,6 +46,50 @@ def test_a_table_is_stale_and_shown_as_such_without_the_hash_of_the_present_sour
     assert "these are numbers of dinoneck 9.9" in results.section("store", folder=tmp_path)
 
 
+MODULE = '''"""A module."""
+
+LIMIT = 3  # of a loop
+"""What a loop does at most."""
+
+
+def add(a, b):
+    """Add two numbers.
+
+    Args:
+        a: the first.
+    """
+    # both are numbers
+    return a + b + len("# no comment")
+'''
+
+
+def test_the_hash_of_sources_leaves_out_comments_docstrings_and_empty_lines() -> None:
+    code = results.without_words(MODULE)
+    assert code.splitlines() == [
+        "LIMIT = 3",
+        "def add(a, b):",
+        '    return a + b + len("# no comment")',
+    ]
+
+
+def test_a_docstring_on_the_line_of_its_function_leaves_the_function() -> None:
+    code = results.without_words('def größe(): "die Größe"  # heißt so\n')
+    assert code == "def größe():"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        pytest.param("LIMIT = 3", "LIMIT = 4", id="a number"),
+        pytest.param("a + b", "b + a", id="an order"),
+        pytest.param("# no comment", "# one", id="a text that is used"),
+    ],
+)
+def test_a_change_of_code_changes_what_is_hashed(before: str, after: str) -> None:
+    changed = MODULE.replace(before, after)
+    assert results.without_words(changed) != results.without_words(MODULE)
+
+
 def test_a_table_of_a_gpu_states_its_commit_and_is_not_refused(tmp_path: Path) -> None:
     stored(tmp_path, sources="0" * 64, commit="abc", machine={**MACHINE, "gpu": "a GPU"})
     assert results.stale(tmp_path) == []
