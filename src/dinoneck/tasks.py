@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -101,11 +101,27 @@ OVERALL_MEAN, OVERALL_WEIGHTED = "overall (mean)", "overall (weighted)"
 MEAN_KEY = "mean_over_targets"
 """The entry of a report that names the mean over the targets, where one of them is called ``overall``."""
 _RESERVED = (GATE, "maps", OVERALL_MEAN, OVERALL_WEIGHTED)
+_OPTIONS_OF_NUMBERS = ("transform", "activation", "minimum", "maximum")
+"""Options of a Task that probabilities do not have."""
 
 
 def activate(x: Tensor, activation: str | None) -> Tensor:
     """Apply a task's activation; None is the identity, and ``unit`` is for maps (B, 3, rows, cols)."""
     return x if activation is None else _ACTIVATIONS[activation](x)
+
+
+class _Rule(NamedTuple):
+    """What an option of a Task must fulfil.
+
+    Attributes:
+        option: name of the field.
+        is_met: whether its value does.
+        expected: what is expected of it, for an error.
+    """
+
+    option: str
+    is_met: bool
+    expected: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +164,6 @@ class Task(TaskFacts):
             mean of clipped cells is biased; this task may have them.
         shares: whether the outputs of a ``dense`` task are the shares of classes in a cell, 0 to 1
             of one whole. Pictures draw them so; predictions are not clipped.
-
         things: of a panoptic task, the labels whose objects are counted one by one; the others are
             stuff.
         interval: how far predictions are from the truth in images of new groups, an
@@ -212,158 +227,208 @@ class Task(TaskFacts):
         normalize_fields(self, where)
         if self.is_multilabel and self.dim == 1 and self.labels:
             object.__setattr__(self, "dim", len(self.labels))
-        for option, fits, expected in self._rules():
-            if not fits:
+        for rule in self._rules():
+            if not rule.is_met:
                 raise ConfigError(
-                    f"{where}: {option} is {getattr(self, option)!r}; expected {expected}"
+                    f"{where}: {rule.option} is {getattr(self, rule.option)!r}; expected "
+                    f"{rule.expected}"
                 )
 
-    def _rules(self) -> Iterator[tuple[str, bool, str]]:
-        """Which field must fulfil what, and what is expected of it."""
-        kind = self.kind
-        transform = self.transform
-        largest = torch.finfo(torch.float32).max
+    def _rules(self) -> Iterator[_Rule]:
+        """What the fields must fulfil; later rules rely on those before."""
+        yield from self._rules_of_name()
+        yield from self._rules_of_training()
+        yield from self._rules_of_image_values()
+        if self.transform is not None:
+            yield from self._rules_of_transform(self.transform)
+        if self.is_multilabel:
+            yield from self._rules_of_multilabel()
+        yield from self._rules_of_thresholds()
+        if self.is_probability:
+            yield from self._rules_of_probabilities()
+        if self.is_unit:
+            yield from self._rules_of_normals()
+        yield from self._rules_of_words()
+        yield from self._rules_of_intervals()
+
+    def _rules_of_name(self) -> Iterator[_Rule]:
         name = self.name
-        single = isinstance(self.weight, float)
-        weights = self.weight if isinstance(self.weight, tuple) else (self.weight,)
-        fits = (
+        is_column_name = (
             name.isprintable()
             and name == name.strip()
             and 1 <= len(name) <= _LONGEST_NAME
             and ":" not in name
         )
-        yield (
+        yield _Rule(
             "name",
-            fits,
+            is_column_name,
             f"1 to {_LONGEST_NAME} printable characters without ':' and without blanks at the ends; "
             "rename it (the column, if it comes from a table)",
         )
-        yield (
+        is_free = name not in _RESERVED and not name.endswith((MAP, CLASSES, MASKS))
+        yield _Rule(
             "name",
-            name not in _RESERVED and not name.endswith((MAP, CLASSES, MASKS)),
+            is_free,
             f"another name: {', '.join(map(repr, _RESERVED))} and names that end in {MAP!r}, "
             f"{CLASSES!r} or {MASKS!r} are those of other outputs; rename the column or task",
         )
-        yield "dim", self.dim >= 1, "1 or more"
-        yield "dim", self.dim <= LARGEST_DIM, f"{LARGEST_DIM} or less"
-        yield (
+
+    def _rules_of_training(self) -> Iterator[_Rule]:
+        """Of the outputs, and of how they are trained."""
+        yield _Rule("dim", self.dim >= 1, "1 or more")
+        yield _Rule("dim", self.dim <= LARGEST_DIM, f"{LARGEST_DIM} or less")
+        yield _Rule(
             "activation",
-            kind == "dense" or not self.is_unit,
-            f"relu, softplus, sigmoid or None for kind {kind!r}: 'unit' makes surface normals of "
+            self.kind == "dense" or not self.is_unit,
+            f"relu, softplus, sigmoid or None for kind {self.kind!r}: 'unit' makes surface normals of "
             "kind 'dense'",
         )
-        yield (
+        yield _Rule(
             "loss",
             self.loss in (None, *self._losses),
             f"one for {self._losses_of}: {', '.join(self._losses)}",
         )
-        yield "weight", all(weight >= 0 for weight in weights), "numbers of 0 or more"
-        yield (
+        has_one_weight = not isinstance(self.weight, tuple)
+        weights = self.weight if isinstance(self.weight, tuple) else (self.weight,)
+        yield _Rule("weight", all(weight >= 0 for weight in weights), "numbers of 0 or more")
+        yield _Rule(
             "weight",
-            single or not self.is_categorical,
+            has_one_weight or not self.is_categorical,
             "one number, since classes share one loss",
         )
-        yield (
+        yield _Rule(
             "weight",
-            single or len(weights) == self.dim,
+            has_one_weight or len(weights) == self.dim,
             f"one number, or {self.dim}: one for each output",
         )
-        yield "beta", self.beta > 0, "a positive number"
-        yield "minimum", abs(self.minimum or 0.0) <= largest, "a number within float32"
-        yield "maximum", abs(self.maximum or 0.0) <= largest, "a number within float32"
+        yield _Rule("beta", self.beta > 0, "a positive number")
+
+    def _rules_of_image_values(self) -> Iterator[_Rule]:
+        """Of the limits of values, and of what makes an image's value of its map."""
+        largest = torch.finfo(torch.float32).max
+        yield _Rule("minimum", abs(self.minimum or 0.0) <= largest, "a number within float32")
+        yield _Rule("maximum", abs(self.maximum or 0.0) <= largest, "a number within float32")
         if self.minimum is not None and self.maximum is not None:
-            yield "minimum", self.minimum <= self.maximum, f"at most the maximum {self.maximum:g}"
-        yield (
+            yield _Rule(
+                "minimum", self.minimum <= self.maximum, f"at most the maximum {self.maximum:g}"
+            )
+        yield _Rule(
             "aggregate",
-            kind == "density" or self.aggregate == "sum",
+            self.kind == "density" or self.aggregate == "sum",
             "'sum': only kind 'density' aggregates a map",
         )
-        is_one_number = kind == "regression" and self.dim == 1 and self.activation is None
-        yield (
+        is_one_number = self.kind == "regression" and self.dim == 1 and self.activation is None
+        yield _Rule(
             "from_map",
             self.from_map is None or is_one_number,
             "None, or a regression task of one output without activation",
         )
-        yield (
+        yield _Rule(
             "shares",
-            kind == "dense" or not self.shares,
-            f"False for kind {kind!r}, or kind 'dense'",
+            self.kind == "dense" or not self.shares,
+            f"False for kind {self.kind!r}, or kind 'dense'",
         )
-        if transform is not None:
-            fitted = f"one fitted on {self.dim} outputs, not {transform.outputs}"
-            yield "transform", transform.outputs in (None, self.dim), fitted
-            adds_up = not transform.log1p or not (kind == "density" or self.from_map is not None)
-            yield (
-                "transform",
-                adds_up,
-                "one without log1p, as the image's value is the sum or mean of cells, which a "
-                "logarithm does not keep; or kind 'regression' without from_map",
-            )
-        of_numbers = ("transform", "activation", "minimum", "maximum")
-        if self.is_multilabel:
-            yield "labels", len(self.labels) > 0, "the names of one label or more"
-            for option in of_numbers:
-                is_unset = getattr(self, option) is None
-                yield option, is_unset, f"None: outputs of kind {kind!r} are probabilities"
-            yield "unit", not self.unit, "'': probabilities have no unit"
-            are_different = len({*self.labels}) == len(self.labels)
-            yield "labels", are_different, "names that differ"
-            are_words = not any(_is_no_word(label) for label in self.labels)
-            yield (
-                "labels",
-                are_words,
-                f"names other than {NO_LABELS!r}, without ';' and '|', which separate them in tables; "
-                "rename the label (the column, if it comes from a table)",
-            )
-        yield (
+
+    def _rules_of_transform(self, transform: TargetTransform) -> Iterator[_Rule]:
+        yield _Rule(
+            "transform",
+            transform.outputs in (None, self.dim),
+            f"one fitted on {self.dim} outputs, not {transform.outputs}",
+        )
+        adds_up_cells = self.kind == "density" or self.from_map is not None
+        yield _Rule(
+            "transform",
+            not (transform.log1p and adds_up_cells),
+            "one without log1p, as the image's value is the sum or mean of cells, which a "
+            "logarithm does not keep; or kind 'regression' without from_map",
+        )
+
+    def _rules_of_multilabel(self) -> Iterator[_Rule]:
+        yield _Rule("labels", len(self.labels) > 0, "the names of one label or more")
+        for option in _OPTIONS_OF_NUMBERS:
+            is_unset = getattr(self, option) is None
+            yield _Rule(option, is_unset, f"None: outputs of kind {self.kind!r} are probabilities")
+        yield _Rule("unit", not self.unit, "'': probabilities have no unit")
+        are_different = len(set(self.labels)) == len(self.labels)
+        yield _Rule("labels", are_different, "names that differ")
+        are_words = not any(_is_no_word(label) for label in self.labels)
+        yield _Rule(
+            "labels",
+            are_words,
+            f"names other than {NO_LABELS!r}, without ';' and '|', which separate them in tables; "
+            "rename the label (the column, if it comes from a table)",
+        )
+
+    def _rules_of_thresholds(self) -> Iterator[_Rule]:
+        yield _Rule(
             "thresholds",
-            kind in THRESHOLD_KINDS or not self.thresholds,
+            self.kind in THRESHOLD_KINDS or not self.thresholds,
             f"none: only kinds {' and '.join(map(repr, THRESHOLD_KINDS))} have them, and this is "
-            f"{kind!r}",
+            f"{self.kind!r}",
         )
-        yield (
+        yield _Rule(
             "thresholds",
             len(self.thresholds) in (0, self.dim),
             f"none, or one for each of {self.dim} labels",
         )
         are_within = all(0.0 <= threshold <= 1.0 for threshold in self.thresholds)
-        yield "thresholds", are_within, "probabilities, 0 to 1"
+        yield _Rule("thresholds", are_within, "probabilities, 0 to 1")
         if self.is_masks:
-            yield (
+            yield _Rule(
                 "minimum",
                 0.0 <= (self.minimum or 0.0) <= 1.0,
                 "the smallest score of an object, 0 to 1",
             )
-        if self.is_probability:
-            for option in of_numbers:
-                fits = getattr(self, option) is None or (self.is_masks and option == "minimum")
-                yield option, fits, f"None: outputs of kind {kind!r} are probabilities"
-        if self.is_unit:
-            yield "dim", self.dim == _VECTOR_DIM, "3 with activation 'unit': x, y and z"
-            yield "weight", single, "one number, since x, y and z share one loss"
-            yield "shares", not self.shares, "False: surface normals are no shares"
-            yield "unit", not self.unit, "'': surface normals have no unit"
-            yield "labels", not self.labels, "none: the outputs of surface normals are x, y and z"
-            for option in ("transform", "minimum", "maximum"):
-                is_unset = getattr(self, option) is None
-                yield option, is_unset, "None: surface normals have length 1"
-        yield "unit", self.unit.isprintable(), "printable characters"
-        yield "labels", all(label.isprintable() for label in self.labels), "printable characters"
-        yield (
+
+    def _rules_of_probabilities(self) -> Iterator[_Rule]:
+        for option in _OPTIONS_OF_NUMBERS:
+            is_smallest_score = self.is_masks and option == "minimum"
+            is_unset = getattr(self, option) is None
+            yield _Rule(
+                option,
+                is_unset or is_smallest_score,
+                f"None: outputs of kind {self.kind!r} are probabilities",
+            )
+
+    def _rules_of_normals(self) -> Iterator[_Rule]:
+        """Of surface normals."""
+        yield _Rule("dim", self.dim == _VECTOR_DIM, "3 with activation 'unit': x, y and z")
+        has_one_weight = not isinstance(self.weight, tuple)
+        yield _Rule("weight", has_one_weight, "one number, since x, y and z share one loss")
+        yield _Rule("shares", not self.shares, "False: surface normals are no shares")
+        yield _Rule("unit", not self.unit, "'': surface normals have no unit")
+        yield _Rule(
+            "labels", not self.labels, "none: the outputs of surface normals are x, y and z"
+        )
+        for option in ("transform", "minimum", "maximum"):
+            is_unset = getattr(self, option) is None
+            yield _Rule(option, is_unset, "None: surface normals have length 1")
+
+    def _rules_of_words(self) -> Iterator[_Rule]:
+        """Of the unit and the labels."""
+        yield _Rule("unit", self.unit.isprintable(), "printable characters")
+        are_printable = all(label.isprintable() for label in self.labels)
+        yield _Rule("labels", are_printable, "printable characters")
+        yield _Rule(
             "labels",
             len(self.labels) in (0, self.dim),
             f"none, or one for each of {self.dim} outputs",
         )
-        are_labels = kind == "panoptic" and {*self.things} <= {*self.labels}
-        fits = are_labels or not self.things
-        yield "things", fits, f"labels of a panoptic task, of {self.labels}"
-        yield (
+        are_labels = self.kind == "panoptic" and set(self.things) <= set(self.labels)
+        yield _Rule(
+            "things",
+            are_labels or not self.things,
+            f"labels of a panoptic task, of {self.labels}",
+        )
+
+    def _rules_of_intervals(self) -> Iterator[_Rule]:
+        yield _Rule(
             "interval",
-            kind in INTERVAL_KINDS or not self.interval,
-            f"none for kind {kind!r}",
+            self.kind in INTERVAL_KINDS or not self.interval,
+            f"none for kind {self.kind!r}",
         )
         num_intervals = 1 if self.is_image_class else self.dim
-        yield (
+        yield _Rule(
             "interval",
             len(self.interval) in (0, num_intervals),
             f"none, or {num_intervals}: one for each output, of a classification one",

@@ -33,7 +33,13 @@ from dinoneck.inference.results import table_row
 from dinoneck.losses import TaskLoss
 from dinoneck.losses.masked import MicroBatch
 from dinoneck.tasks import columns_of
-from dinoneck.viz.pictures import caption, is_known_without_labels, label_chips
+from dinoneck.viz.pictures import (
+    LabelChip,
+    caption,
+    class_colours,
+    is_known_without_labels,
+    label_chips,
+)
 from dinoneck.viz.scales import outputs
 
 LABELS = ("crack", "rust", "moss")
@@ -211,8 +217,21 @@ def test_chips_are_the_predicted_labels_and_the_missed_ones() -> None:
 
     rust, crack = label_chips(outputs([task]), result, known)
 
-    assert rust == ("rust", "25 %", 1, True, False)
-    assert crack == ("crack", "55 %", 0, False, False)
+    colours = class_colours(task)
+    assert rust == LabelChip(
+        label="rust",
+        probability="25 %",
+        colour=colours[1],
+        is_predicted=True,
+        is_right=False,
+    )
+    assert crack == LabelChip(
+        label="crack",
+        probability="55 %",
+        colour=colours[0],
+        is_predicted=False,
+        is_right=False,
+    )
 
 
 def test_without_known_labels_no_chip_is_right_or_missed() -> None:
@@ -221,7 +240,13 @@ def test_without_known_labels_no_chip_is_right_or_missed() -> None:
 
     for known in ({}, is_unknown):
         [chip] = label_chips(outputs([TAGS]), result, known)
-        assert chip == ("crack", "90 %", 0, True, None)
+        assert chip == LabelChip(
+            label="crack",
+            probability="90 %",
+            colour=class_colours(TAGS)[0],
+            is_predicted=True,
+            is_right=None,
+        )
 
 
 @pytest.mark.parametrize(

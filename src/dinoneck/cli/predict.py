@@ -107,40 +107,17 @@ def predict(
         options: how images are predicted.
         words: the command line.
     """
-    # refuse what is wrong before torch is imported
-    if not heads:
-        raise ConfigError(
-            "--heads is missing; name what predicts (--heads run), and images before the options or "
-            "a store of their tokens (--store)"
-        )
-    if images and store is not None:
-        raise ConfigError(
-            f"{images[0]} and --store {store} are both given; predict from images or from a store"
-        )
-    if not images and store is None:
-        raise ConfigError(f"{cli.NO_IMAGES}, or pass --store")
-    if store is not None:
-        cli.refuse_unused(cli.PREDICT_FROM_STORE, words)
+    # what is wrong is refused before torch is imported
+    _check_sources(heads, images, store, words)
     files = cli.list_images(images, skip_unusable=skip_unusable) if images else []
     file_by_name = {str(file): file for file in files}
-    has_weights = options.weights is not None
-    named_heads = read_heads(list(chain.from_iterable(heads)), has_weights=has_weights)
-    exported_file = _exported_file(named_heads)
-    if exported_file is not None:
-        if truth:
-            names = " ".join(map(str, truth))
-            raise ConfigError(
-                f"--truth {names} is drawn next to predictions of head files, and {exported_file} is "
-                "an exported file; leave it out, or name the head file. 'dinoneck evaluate' scores "
-                "exported files"
-            )
-        cli.refuse_unused(cli.PREDICT_WITH_FILE, words)
-    _check_detector_is_alone(list_heads(named_heads), has_weights=has_weights)
-    if interval is not None:
-        _check_stored_level(list_heads(named_heads), interval, has_weights=has_weights)
-    if not has_weights:  # the heads are on this disk under their names
-        for averaged_heads in _lists_of_heads(named_heads):
-            check_files_alike(averaged_heads, compare_views=options.tta is None)
+    named_heads = _read_fitting_heads(
+        list(chain.from_iterable(heads)),
+        options,
+        truth=truth,
+        interval=interval,
+        words=words,
+    )
     inputs: list[str | Path | None] = [*files, *list_heads(named_heads)]
     inputs += [options.weights, options.backbone_file, *truth]
     cli.check_output(out, inputs, (".csv",))
@@ -157,25 +134,12 @@ def predict(
         cli.refuse_unused(cli.PREDICT_WITHOUT_TRUTH, words)
     check_truths(truth, image_column)
 
-    # predict
+    # open
     opened = open_model(
         named_heads, options, words, maps=bool(output_paths), tile=tile, overlap=overlap
     )
-    from dinoneck.runtime.intervals import describe_groups
-
-    model = opened.model
     level = _interval_level(opened, interval)
-    if maps is not None and opened.are_of_objects:
-        raise _no_maps(str(maps))
-    if geojson is not None and not opened.has_objects:
-        raise ConfigError(
-            f"--geojson {geojson}: these heads predict no objects; leave --geojson out (--maps has maps)"
-        )
-    if opened.has_maps_alone and maps is None and overlay is None:
-        raise ConfigError(
-            f"the heads predict surface normals ({opened.tasks[0].name}), which have no number for an "
-            "image; name a folder for their maps (--maps FOLDER) or pictures (--overlay FOLDER)"
-        )
+    _check_asked_outputs(opened, maps=maps, overlay=overlay, geojson=geojson)
     known: Mapping[Path, Mapping[str, Any]] = {}
     if truth:
         known = _read_truth(
@@ -186,11 +150,13 @@ def predict(
             image_column=image_column,
             subfolders=subfolders,
         )
+
+    # predict
+    opened.model.expect_images(len(file_by_name))
     left_out: dict[str, str] = {}
-    model.expect_images(len(file_by_name))
     with whole_folder(maps) as new_maps, whole_folder(overlay) as new_overlay:
         if store is not None:
-            results = _predict_store(store, model)
+            results = _predict_store(store, opened.model)
         elif new_maps is not None:
             writer = _MapWriter(
                 new_maps,
@@ -200,7 +166,7 @@ def predict(
                 keeps_maps=overlay is not None,
             )
             results, left_out = predict_named(
-                model.predictions, file_by_name, skip_unusable, finish=writer.write
+                opened.model.predictions, file_by_name, skip_unusable, finish=writer.write
             )
         else:
             results, left_out = predict_named(opened.predict, file_by_name, skip_unusable)
@@ -212,10 +178,7 @@ def predict(
             _draw(new_overlay, opened, predicted_files, known, level)
 
     # write
-    if opened.is_detector:
-        rows = _box_rows(results)
-    else:
-        rows = _value_rows(results, opened.groups, level)
+    rows = _rows(results, opened, level)
     columns: tuple[str, ...] = _BOX_COLUMNS  # where there are no rows; heads have one per image
     if rows:
         columns = tuple(rows[0])
@@ -225,13 +188,113 @@ def predict(
 
         placed = _placed_objects(results, file_by_name, references, opened)
         write_text(geojson, json.dumps(feature_collection(placed)))
+    document = _document(results, rows, opened, level)
+    written = [path for path in (out, maps, overlay, geojson) if path is not None]
+    left_out_intervals = _intervals_left_out(opened, level, tile)
+    if left_out_intervals:
+        show(left_out_intervals)
+    show(
+        f"{counted(len(results), 'image')} predicted{_how_predicted(opened, level)}; written: "
+        f"{', '.join(map(str, written))}"
+    )
+    revisions = {} if opened.is_detector else opened.model.revisions
+    return {**document, "written": written, "unusable": left_out, "revisions": revisions}
+
+
+def _check_sources(
+    heads: Sequence[Sequence[str]],
+    images: Sequence[Path],
+    store: Path | None,
+    words: Sequence[str],
+) -> None:
+    """Raise a ConfigError unless there are heads, and images or a store."""
+    if not heads:
+        raise ConfigError(
+            "--heads is missing; name what predicts (--heads run), and images before the options or "
+            "a store of their tokens (--store)"
+        )
+    if images and store is not None:
+        raise ConfigError(
+            f"{images[0]} and --store {store} are both given; predict from images or from a store"
+        )
+    if not images and store is None:
+        raise ConfigError(f"{cli.NO_IMAGES}, or pass --store")
+    if store is not None:
+        cli.refuse_unused(cli.PREDICT_FROM_STORE, words)
+
+
+def _read_fitting_heads(
+    head_words: Sequence[str],
+    options: cli.PredictionOptions,
+    *,
+    truth: Sequence[Path],
+    interval: float | None,
+    words: Sequence[str],
+) -> list[str] | dict[str, list[str]]:
+    """Read the heads of a command line; check that they go together and with the options.
+
+    Args:
+        head_words: of ``--heads``.
+        options: how images are predicted.
+        truth: of ``--truth``.
+        interval: of ``--interval``.
+        words: the command line.
+
+    Raises:
+        CheckpointError: if a file cannot be read, or averaged heads differ.
+        ConfigError: for an exported file or a detector among others, or an option without effect.
+    """
+    has_weights = options.weights is not None
+    named_heads = read_heads(head_words, has_weights=has_weights)
+    exported_file = _exported_file(named_heads)
+    if exported_file is not None:
+        if truth:
+            names = " ".join(map(str, truth))
+            raise ConfigError(
+                f"--truth {names} is drawn next to predictions of head files, and {exported_file} is "
+                "an exported file; leave it out, or name the head file. 'dinoneck evaluate' scores "
+                "exported files"
+            )
+        cli.refuse_unused(cli.PREDICT_WITH_FILE, words)
+    _check_detector_is_alone(list_heads(named_heads), has_weights=has_weights)
+    if interval is not None:
+        _check_stored_level(list_heads(named_heads), interval, has_weights=has_weights)
+    if not has_weights:  # the heads are on this disk under their names
+        for averaged_heads in _lists_of_heads(named_heads):
+            check_files_alike(averaged_heads, compare_views=options.tta is None)
+    return named_heads
+
+
+def _check_asked_outputs(
+    opened: OpenModel, *, maps: Path | None, overlay: Path | None, geojson: Path | None
+) -> None:
+    """Raise a ConfigError if the model has not what a file is asked for, or nothing for the CSV alone."""
+    if maps is not None and opened.are_of_objects:
+        raise _no_maps(str(maps))
+    if geojson is not None and not opened.has_objects:
+        raise ConfigError(
+            f"--geojson {geojson}: these heads predict no objects; leave --geojson out (--maps has maps)"
+        )
+    if opened.has_maps_alone and maps is None and overlay is None:
+        raise ConfigError(
+            f"the heads predict surface normals ({opened.tasks[0].name}), which have no number for an "
+            "image; name a folder for their maps (--maps FOLDER) or pictures (--overlay FOLDER)"
+        )
+
+
+def _rows(results: Mapping[str, Any], opened: OpenModel, level: float | None) -> list[Row]:
+    """The rows of the CSV: one per box of a detector, one per image of heads."""
+    if opened.is_detector:
+        return _box_rows(results)
+    return _value_rows(results, opened.groups, level)
+
+
+def _document(
+    results: Mapping[str, Any], rows: list[Row], opened: OpenModel, level: float | None
+) -> dict[str, Any]:
+    """The predictions for ``--json``: the rows of the CSV, to which masks of objects are added."""
     document: dict[str, Any] = {}
-    revisions: dict[str, str] = {}
-    averaged = ""
     if not opened.is_detector:
-        revisions = model.revisions
-        if model.tta != "none":
-            averaged = f", the mean of the views {model.tta}"
         document["tasks"] = _describe_tasks(opened.groups)
     if level is not None:
         document["interval"] = level
@@ -243,17 +306,21 @@ def predict(
     except ImportError as error:
         show(f"--json lacks the objects: {error}")
     document["predictions"] = rows
-    written = [path for path in (out, maps, overlay, geojson) if path is not None]
+    return document
+
+
+def _how_predicted(opened: OpenModel, level: float | None) -> str:
+    """A clause on the views that are averaged and on the intervals; empty without both."""
+    from dinoneck.runtime.intervals import describe_groups
+
+    views = ""
+    if not opened.is_detector and opened.model.tta != "none":
+        views = f", the mean of the views {opened.model.tta}"
+    intervals = ""
     if level is not None:
-        averaged += f", with intervals of {100 * level:g} % {describe_groups(opened.tasks, level)}"
-    left_out_intervals = _intervals_left_out(opened, level, tile)
-    if left_out_intervals:
-        show(left_out_intervals)
-    show(
-        f"{counted(len(results), 'image')} predicted{averaged}; written: "
-        f"{', '.join(map(str, written))}"
-    )
-    return {**document, "written": written, "unusable": left_out, "revisions": revisions}
+        groups = describe_groups(opened.tasks, level)
+        intervals = f", with intervals of {100 * level:g} % {groups}"
+    return views + intervals
 
 
 def _predict_store(path: Path, model: Any) -> dict[str, Any]:

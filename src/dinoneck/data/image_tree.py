@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import logging
 import re
+from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,10 +74,13 @@ class ImageFolder:
         return cell_text(self.path.name)
 
     def all_folders(self) -> list[ImageFolder]:
-        """Return the folder and all below it."""
-        folders = [self]
-        for folder in folders:  # it grows meanwhile
-            folders += folder.folders.values()
+        """Return the folder and all below it, level by level."""
+        folders = []
+        waiting = deque([self])
+        while waiting:
+            folder = waiting.popleft()
+            folders.append(folder)
+            waiting += folder.folders.values()
         return folders
 
     def all_images(self) -> list[Path]:
@@ -157,8 +161,11 @@ class Pictures:
 def pictures_of(top: ImageFolder) -> Pictures:
     """Tell the images below a folder from the masks beside them."""
     pictures = Pictures()
-    folders = [top]
-    for folder in folders:  # it grows meanwhile
+    folders = []
+    waiting = deque([top])
+    while waiting:
+        folder = waiting.popleft()
+        folders.append(folder)
         mask_folders = {pair.masks for pair in mask_pairs(folder)}
         for pair in mirrored_masks(folder.with_images()):
             if pair.is_certain and words_of(pair.images.name) & _PICTURE_WORDS:
@@ -178,7 +185,7 @@ def pictures_of(top: ImageFolder) -> Pictures:
         pictures.looking_like_masks += beside.looking_like_masks
         pictures.output_files += outputs_beside(folder.images, set(beside.masks))
         pictures.sensor_files += _sensor_files_beside(folder.images, set(beside.masks))
-        folders += [inside for inside in folder.folders.values() if inside not in mask_folders]
+        waiting += [inside for inside in folder.folders.values() if inside not in mask_folders]
     named = {companion.path for companion in pictures.maybe_mask_folders}
     unnamed_folders = [folder for folder in folders if folder.path not in named]
     pictures.maybe_mask_folders += _masks_elsewhere(unnamed_folders)

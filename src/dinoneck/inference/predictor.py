@@ -63,7 +63,7 @@ from dinoneck.inference.sources import NO_KEY, Heads, names_detector, open_heads
 from dinoneck.inference.tile_merging import no_tiles_to_overlap, tiling_for_objects
 from dinoneck.inference.tiles import Tiling, tiling_of
 from dinoneck.inference.views import VIEWS
-from dinoneck.kinds import TTA, AnyRuntime, TileSize
+from dinoneck.kinds import TTA, AnyRuntime, Runtime, TileSize
 from dinoneck.runtime.exported import open_alone
 from dinoneck.runtime.intervals import check_level
 from dinoneck.runtime.names import Maps, check_backbone_runtime, check_maps, is_exported
@@ -262,15 +262,7 @@ class Predictor(_FileOrHeads):
         backbone_runtime = None if runtime is None else check_backbone_runtime(runtime)
         if dtype is not None:
             dtype = float_dtype(dtype)
-        if tta is not None and tta not in VIEWS:
-            raise ConfigError(f"tta is {tta!r}; expected one of {', '.join(VIEWS)}, or None")
-        if batch_size is not None:
-            check_minimum(1, batch_size=normal(int, batch_size, "batch_size"))
-        if preprocess is not None and not isinstance(preprocess, Preprocessing):
-            raise ConfigError(
-                f"preprocess is a {type(preprocess).__name__}; expected a dinoneck.data.Preprocessing, "
-                "such as backbone.preprocess.changed(size=...)"
-            )
+        _check_options(tta=tta, batch_size=batch_size, preprocess=preprocess)
         self._keyed = isinstance(heads, Mapping)
         weights_file: str | os.PathLike[str] | None = None
         shares: Sequence[float] | None = None
@@ -318,10 +310,7 @@ class Predictor(_FileOrHeads):
 
         stated_tiling = None if tile == "auto" else tiling_of(tile, overlap)
         if stated_tiling is not None and interval is not None:
-            raise ConfigError(
-                f"interval is {interval:g}, and tile is {stated_tiling.tile}: intervals hold for images like "
-                "those of the training, not for what tiles are joined to; leave one of them out"
-            )
+            raise _no_intervals_on_tiles(interval, stated_tiling)
         self._has_stated_tiles = stated_tiling is not None
         stated_tile = tile if stated_tiling is None else stated_tiling.tile
         loaded: dict[str, list[LoadedHead]] = {}
@@ -345,13 +334,9 @@ class Predictor(_FileOrHeads):
         )
 
         for shared, heads_of_pass in heads_of_passes.items():
-            pass_backbone = shared.backbone
-            if device is not None:
-                pass_backbone = pass_backbone.to(local_device(device))
-            if dtype is not None:
-                pass_backbone = pass_backbone.to(dtype=dtype)
-            if backbone_runtime is not None:
-                pass_backbone = pass_backbone.with_runtime(backbone_runtime)
+            pass_backbone = _placed_backbone(
+                shared.backbone, device=device, dtype=dtype, runtime=backbone_runtime
+            )
             backbone_pass = _make_pass(
                 shared,
                 heads_of_pass,
@@ -789,6 +774,45 @@ class Predictor(_FileOrHeads):
         if self._keyed:
             return {key: by_key[key] for key in self.tasks}  # in the order of the mapping
         return by_key[NO_KEY]
+
+
+def _check_options(
+    *, tta: str | None, batch_size: int | None, preprocess: Preprocessing | None
+) -> None:
+    """Raise a ConfigError for views, a batch size or a preprocessing that are none."""
+    if tta is not None and tta not in VIEWS:
+        raise ConfigError(f"tta is {tta!r}; expected one of {', '.join(VIEWS)}, or None")
+    if batch_size is not None:
+        check_minimum(1, batch_size=normal(int, batch_size, "batch_size"))
+    if preprocess is not None and not isinstance(preprocess, Preprocessing):
+        raise ConfigError(
+            f"preprocess is a {type(preprocess).__name__}; expected a dinoneck.data.Preprocessing, "
+            "such as backbone.preprocess.changed(size=...)"
+        )
+
+
+def _no_intervals_on_tiles(interval: float, tiling: Tiling) -> ConfigError:
+    return ConfigError(
+        f"interval is {interval:g}, and tile is {tiling.tile}: intervals hold for images like "
+        "those of the training, not for what tiles are joined to; leave one of them out"
+    )
+
+
+def _placed_backbone(
+    backbone: Backbone,
+    *,
+    device: torch.device | str | None,
+    dtype: torch.dtype | None,
+    runtime: Runtime | None,
+) -> Backbone:
+    """The backbone on a device, in a dtype and with a runtime; None leaves each as it is."""
+    if device is not None:
+        backbone = backbone.to(local_device(device))
+    if dtype is not None:
+        backbone = backbone.to(dtype=dtype)
+    if runtime is not None:
+        backbone = backbone.with_runtime(runtime)
+    return backbone
 
 
 def _make_pass(
