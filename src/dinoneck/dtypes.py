@@ -57,9 +57,7 @@ def float_dtype(dtype: object) -> torch.dtype:
     )
 
 
-def finer_dtype(
-    dtype: torch.dtype | None, record: Mapping[str, Any] | None
-) -> torch.dtype | None:
+def finer_dtype(dtype: torch.dtype | None, record: Mapping[str, Any] | None) -> torch.dtype | None:
     """Return the dtype in which a backbone is to compute if it is finer than that of its record, else None.
 
     Its weights are loaded in it: those that were rounded to the recorded one would stay rounded.

@@ -264,9 +264,7 @@ def test_unknown_classes_are_in_no_prediction_set(images: Path) -> None:
 
 KINDS_OF_OBJECTS = {
     "instances": Task("plant", dim=2, kind="instances", labels=("crop", "weed")),
-    "panoptic": Task(
-        "plant", dim=2, kind="panoptic", labels=("soil", "crop"), things=("crop",)
-    ),
+    "panoptic": Task("plant", dim=2, kind="panoptic", labels=("soil", "crop"), things=("crop",)),
 }
 REMEDIES = {
     "instances": "name a COCO file of their masks",
