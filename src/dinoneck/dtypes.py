@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
 from dinoneck.errors import ConfigError
@@ -52,6 +55,19 @@ def float_dtype(dtype: object) -> torch.dtype:
         f"dtype is {dtype!r}; expected one of {', '.join(map(repr, WEIGHT_DTYPES))}, or a "
         f"floating-point torch dtype such as torch.bfloat16.{hint}"
     )
+
+
+def finer_dtype(dtype: torch.dtype | None, record: Mapping[str, Any] | None) -> torch.dtype | None:
+    """Return the dtype in which a backbone is to compute if it is finer than that of its record, else None.
+
+    Its weights are loaded in it: those that were rounded to the recorded one would stay rounded.
+    """
+    if dtype is None or record is None:
+        return None
+    recorded = float_dtype(record.get("dtype") or "float32")
+    if torch.finfo(dtype).eps >= torch.finfo(recorded).eps:
+        return None
+    return dtype
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -15,6 +15,7 @@ from dinoneck import (
     ConfigError,
     DataError,
     DenseHead,
+    MaskHead,
     PatchMeanHead,
     Predictor,
     Task,
@@ -257,3 +258,53 @@ def test_unknown_classes_are_in_no_prediction_set(images: Path) -> None:
     scores = report["scores"]["kind"]["head"]
     assert scores["coverage"] == {"0.5": 1.0}
     assert scores["width"] == {"0.5": 2.0}
+
+
+# objects
+
+KINDS_OF_OBJECTS = {
+    "instances": Task("plant", dim=2, kind="instances", labels=("crop", "weed")),
+    "panoptic": Task("plant", dim=2, kind="panoptic", labels=("soil", "crop"), things=("crop",)),
+}
+REMEDIES = {
+    "instances": "name a COCO file of their masks",
+    "panoptic": r"name the folder of their PNG files and their COCO file \(--truth FOLDER FILE\)",
+}
+
+
+def predictor_of_objects(kind: str) -> Predictor:
+    head = MaskHead(64, [KINDS_OF_OBJECTS[kind]], 1, num_queries=4, num_blocks=1, dim=16)
+    return Predictor(head, kit.backbone())
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_OBJECTS)
+def test_a_table_is_no_truth_of_objects_alone(kind: str, images: Path) -> None:
+    model = predictor_of_objects(kind)
+
+    with pytest.raises(DataError, match=f"the truth is a table, .*, plant; {REMEDIES[kind]}$"):
+        evaluate(model, images, table(plant=[1, 2, 3, 4]))
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_OBJECTS)
+def test_a_folder_is_no_truth_of_objects_alone(kind: str, class_folders: Path) -> None:
+    model = predictor_of_objects(kind)
+
+    with pytest.raises(DataError, match=f"the truth is {class_folders}, .*; {REMEDIES[kind]}$"):
+        evaluate(model, None, class_folders)
+
+
+def test_the_file_of_panoptic_segments_alone_is_no_truth_of_them(images: Path) -> None:
+    file = images / "segments.json"
+    file.write_text("{}")
+    model = predictor_of_objects("panoptic")
+
+    with pytest.raises(DataError, match=f"the file {file} alone, .*; {REMEDIES['panoptic']}$"):
+        evaluate(model, images, file)
+
+
+def test_panoptic_segments_are_named_as_such_where_objects_are_predicted(images: Path) -> None:
+    file = images / "segments.json"
+    model = predictor_of_objects("instances")
+
+    with pytest.raises(DataError, match=f"^{images} and {file} hold panoptic segments, and plant"):
+        evaluate(model, images, (images, file))

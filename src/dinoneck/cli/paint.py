@@ -258,7 +258,7 @@ def _show(
         rows, cols, _ = photo.patches.shape
         num_patches += rows * cols
     show(
-        f"{counted(len(tokens.photos), 'photo')} of {num_patches} patches; written: {files.page} "
+        f"{counted(len(tokens.photos), 'photo')}, {num_patches} patches in all; written: {files.page} "
         f"({file_size(files.page.stat().st_size)})"
     )
     if files.head is None or files.table is None:

@@ -437,7 +437,7 @@ def open_model(
     if file is not None:
         return _open_file(file, options, words, maps=maps)
     from dinoneck.devices import local_device
-    from dinoneck.dtypes import WEIGHT_DTYPES
+    from dinoneck.dtypes import WEIGHT_DTYPES, finer_dtype
     from dinoneck.inference.sources import names_detector, open_heads
 
     if names_detector(heads, has_weights=options.weights is not None):  # before its file is fetched
@@ -451,7 +451,12 @@ def open_model(
         cli.refuse_unused(cli.PREDICT_WITH_DETECTOR, words)
     else:
         cli.refuse_unused(cli.PREDICT_WITH_HEADS, words)
-    backbone = options.load_backbone(first)
+    dtype = None if options.precision is None else WEIGHT_DTYPES[options.precision]
+    has_weights = options.backbone_file or options.random_backbone
+    if has_weights and finer_dtype(dtype, first.meta["backbone"]) is not None:
+        backbone = options.load_backbone(first, options.precision)
+    else:
+        backbone = options.load_backbone(first)
     runtime = check_backbone_runtime(options.runtime or cli.default_runtime())
     if is_detector:
         detector = _open_detector(first, backbone, options, runtime=runtime)
@@ -468,7 +473,6 @@ def open_model(
     from dinoneck.inference.predictor import Predictor
 
     has_keys = isinstance(heads, Mapping)
-    dtype = None if options.precision is None else WEIGHT_DTYPES[options.precision]
     predictor = Predictor(
         checkpoints_by_key if has_keys else checkpoints,
         backbone,

@@ -176,6 +176,6 @@ def show_remainder(preprocess: Preprocessing, size: tuple[int, int]) -> None:
     height, width = size
     new_height, new_width = canvas
     show(
-        f"The patch of {preprocess.patch_size} px does not divide {height}x{width} px: --resize "
-        f"{preprocess.resize} makes it {new_height}x{new_width} px."
+        f"The patch of {preprocess.patch_size} px does not divide {height}x{width} px, so this "
+        f"becomes {new_height}x{new_width} px (--resize {preprocess.resize})."
     )

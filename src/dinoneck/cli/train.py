@@ -364,17 +364,22 @@ def _train_and_show(
         run, data_folder = of_data_folder(run)
     from dinoneck.training.entrance import run_training
 
-    report = run_training(
-        _with_runtime(run),
-        out,
-        data_folder=data_folder,
-        heads=heads,
-        hidden_dim=hidden_dim,
-        overwrite=overwrite,
-        resume=resume,
-        stated=stated,
-        describe=_describe,
-    )
+    try:
+        report = run_training(
+            _with_runtime(run),
+            out,
+            data_folder=data_folder,
+            heads=heads,
+            hidden_dim=hidden_dim,
+            overwrite=overwrite,
+            resume=resume,
+            stated=stated,
+            describe=_describe,
+        )
+    except KeyboardInterrupt:
+        if resume and not overwrite:
+            print("The same command continues this training.")
+        raise
     if switches_method:
         print(f"{out} is a finished run: nothing is trained.")
     return _shown(out, report)

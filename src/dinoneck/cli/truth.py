@@ -355,10 +355,16 @@ class KnownMasks:
 
         predicted = PredictedTasks.of_models([predictor.tasks])
         tasks_of_classes = [*predicted.segmentations, *predicted.share_maps]
-        if not tasks_of_classes:
+        if not tasks_of_classes and predicted.normals:
             raise ConfigError(
                 f"--truth {truth} is a folder, and the heads predict maps, which 'dinoneck evaluate' "
                 "compares; here name a CSV of known values"
+            )
+        if not tasks_of_classes:
+            raise ConfigError(
+                f"--truth {truth} is a folder, and the heads predict maps of numbers, "
+                f"{some_of(predicted.number_map_names, 5)}, which are compared with the number of "
+                "each image alone; name a CSV of known values"
             )
         if len(images) != 1 or not images[0].is_dir():
             raise ConfigError(

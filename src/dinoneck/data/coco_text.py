@@ -57,6 +57,15 @@ _BEGINNINGS = {
     b"<": "is XML or HTML; expected a COCO JSON. supervision converts Pascal VOC "
     "(DetectionDataset.from_pascal_voc, as_coco)",
 }
+_FOLDERS_OF_LABELS = {".txt": "YOLO's boxes", ".xml": "Pascal VOC's boxes"}
+_OTHER_FORMATS = {
+    ".csv": "a table",
+    ".tsv": "a table",
+    ".txt": "text, as YOLO's boxes are",
+    ".yaml": "YAML, as YOLO's list of classes is",
+    ".yml": "YAML, as YOLO's list of classes is",
+}
+_BOXES_PAGE = "docs/how-to/boxes.md"
 _LOOKED_AT = 100  # bytes at the start of a file, of which a few may be blanks
 
 
@@ -83,6 +92,8 @@ def parse(file: Path) -> Any:
         DataError: if the file cannot be read, is of another format, or has a key twice with two
             values in an entry.
     """
+    if file.is_dir():
+        _refuse_folder(file)
     try:
         raw = read_regular(file)
     except OSError as error:
@@ -102,12 +113,30 @@ def parse(file: Path) -> Any:
                 f"{file} holds JSON lines, one value in each line; expected a COCO JSON, one value "
                 "with images, annotations and categories: export COCO"
             ) from error
+        if file.suffix.lower() in _OTHER_FORMATS:
+            raise DataError(
+                f"{file} is {_OTHER_FORMATS[file.suffix.lower()]}, not JSON; convert it to "
+                f"COCO JSON ({_BOXES_PAGE})"
+            ) from error
         raise DataError(
             f"{file} cannot be read as JSON: {reason_of(error)}; pass a complete COCO JSON file"
         ) from error
     if isinstance(content, dict):
         _check_repeated_keys(raw, content, file)
     return content
+
+
+def _refuse_folder(folder: Path) -> None:
+    """Raise a DataError for a folder that holds files of labels."""
+    for path in sorted(folder.iterdir()):
+        suffix = path.suffix.lower()
+        if suffix == ".json":
+            raise DataError(f"{folder} is a folder; pass a JSON file in it, such as {path}")
+        if suffix in _FOLDERS_OF_LABELS:
+            raise DataError(
+                f"{folder} is a folder of {suffix} files, such as {_FOLDERS_OF_LABELS[suffix]}; convert "
+                f"them to COCO JSON ({_BOXES_PAGE})"
+            )
 
 
 def _check_beginning(raw: bytes, file: Path) -> None:

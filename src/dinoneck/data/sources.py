@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 # files of a folder that are listed to find a name which is not there; a folder with more is no
 # folder of images but a home directory or a whole disk, which takes minutes
 MOST_FILES = 1_000_000
-_REMEDY = "names are relative to it, or pass their folder"
+_REMEDY = "names are relative to it; pass their folder, or list only images that are there"
 _LONGEST_NAME = 300  # characters of a name in a message; most systems allow 255 for a file
 # where another file of a name is looked for: all names share the folders that are cut, so few of
 # them tell, and parts of a data set lie one to three folders below what they share

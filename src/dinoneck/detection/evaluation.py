@@ -57,6 +57,8 @@ BoxModel = Detector | ExportedDetector
 HeadModel = Predictor | ExportedPredictor
 """Heads with their backbone, also in an exported file."""
 PanopticTruth = list[PathLike] | tuple[PathLike, ...]
+NAME_SEGMENTS = "name the folder of their PNG files and their COCO file (--truth FOLDER FILE)"
+"""What to do without one of both, for messages."""
 """The folder and the COCO file of panoptic segments."""
 
 _BOX_KEYS = ("boxes", "scores", "labels")  # of a prediction
@@ -434,6 +436,17 @@ def _no_task_of_kind(
 ) -> DataError:
     """The error for a model that predicts other tasks, or none: boxes, or tasks by keys."""
     names = ", ".join(task.name for task in tasks) or "boxes, or tasks of several keys,"
+    if isinstance(truth, list | tuple):
+        paths = " and ".join(str(path) for path in truth)
+        return DataError(
+            f"{paths} hold panoptic segments, and {names} are predicted; give a head of kind {kind}"
+        )
+    segments = [task.name for task in tasks if task.kind == "panoptic"]
+    if segments:
+        return DataError(
+            f"the truth is the file {truth} alone, and {', '.join(segments)} are panoptic segments; "
+            f"{NAME_SEGMENTS}"
+        )
     return DataError(
         f"{truth} holds objects, and {names} are predicted; give a head of kind {kind}"
     )

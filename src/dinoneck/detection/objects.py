@@ -94,7 +94,7 @@ def train_instances(
     Without a head in the config it is a pyramid head on ``dpt_neck``, of panoptic segments
     ``mask``. ``mask`` gets twice as many queries as an image has objects at most, 20 to 100; a
     class of stuff is one object. The default number of epochs is raised until 500 steps on all
-    images are taken.
+    images are taken; another number, or the default if it is ``stated``, is taken as it is.
 
     With ``data.tile`` the images are cut into tiles as a :class:`dinoneck.Predictor` cuts them.
     Each tile is a sample of its own, resized to ``data.size``, or without it to the size of the
@@ -111,7 +111,9 @@ def train_instances(
         overwrite: replace the results of an earlier run in ``out``; until the new report is
             written they are in ``out/earlier``.
         resume: continue an interrupted run of the same config.
-        stated: with ``init`` of an RF-DETR, see :func:`dinoneck.detection.train_detector`.
+        stated: names of values of ``config.optim`` that are taken as they are, although they are
+            the defaults: ``epochs``; with ``init`` of an RF-DETR see
+            :func:`dinoneck.detection.train_detector`.
 
     Returns:
         What ``report.json`` holds: ``masks`` (``{"head": scores}`` of the held-out objects, see
@@ -153,7 +155,7 @@ def train_instances(
         warn_of_changed_copies(dataset.paths, remedy="Leave them out")
     tiles = ObjectTiles(dataset, tiling_of(config, dataset))
     _log_tiles(tiles)
-    config = with_object_defaults(config, tiles)
+    config = with_object_defaults(config, tiles, stated)
     trainer = prepare_instances(config, Path(out), tiles, overwrite=overwrite, resume=resume)
     for fold in trainer.folds:
         if not fold.is_of_all_images:
@@ -190,10 +192,17 @@ def _log_tiles(tiles: ObjectTiles) -> None:
         )
 
 
-def with_object_defaults(config: TrainInstancesConfig, tiles: ObjectTiles) -> TrainInstancesConfig:
+def with_object_defaults(
+    config: TrainInstancesConfig, tiles: ObjectTiles, stated: Collection[str] = ()
+) -> TrainInstancesConfig:
     """Return the config with a head, its queries, the size and the number of epochs, where the config has none.
 
     Where images are cut, all samples are resized to the size of the largest one.
+
+    Args:
+        config: of the run.
+        tiles: the samples.
+        stated: names of values of ``config.optim`` that stay as they are, defaults too.
 
     Raises:
         DataError: if an image, or a tile of it, has more objects than the head has queries.
@@ -209,7 +218,9 @@ def with_object_defaults(config: TrainInstancesConfig, tiles: ObjectTiles) -> Tr
             f"{tiles.images.file}: {sample} has {tiles.most_objects} objects; num_queries is "
             f"{num_queries}, expected {tiles.most_objects} or more"
         )
-    optim = _recipe_with_epochs(config.optim, len(tiles))
+    optim = config.optim
+    if "epochs" not in stated:
+        optim = _recipe_with_epochs(optim, len(tiles))
     return config.changed(data=data, head=head, optim=optim)
 
 

@@ -9,8 +9,8 @@ from typing import Any
 from dinoneck.data.layout import Subfolders
 from dinoneck.data.listed_images import Crowd
 from dinoneck.data.table import Table
-from dinoneck.detection.evaluation import BoxModel, HeadModel
-from dinoneck.errors import ConfigError
+from dinoneck.detection.evaluation import NAME_SEGMENTS, BoxModel, HeadModel
+from dinoneck.errors import ConfigError, DataError
 from dinoneck.evaluation.comparability import check_comparable
 from dinoneck.evaluation.mask_options import MaskOptions
 from dinoneck.evaluation.masks import evaluate_masks
@@ -154,6 +154,7 @@ def evaluate(
     _check_no_crowd(crowd)
     check_comparable(predictors)
     predicted = PredictedTasks.of_models([predictor.tasks for predictor in predictors.values()])
+    _check_predicts_more_than_objects(predicted, truth)
     frame = truth_table(
         images,
         truth,
@@ -215,6 +216,24 @@ def _is_of_labels(truth: Any, predictors: Mapping[str, HeadModel]) -> bool:
         if not has_labels or any(task.is_masks for task in predictor.tasks):
             return False
     return True
+
+
+def _check_predicts_more_than_objects(predicted: PredictedTasks, truth: Any) -> None:
+    """Raise a DataError for a table or a folder as the truth of heads that predict objects alone."""
+    if not all(task.is_masks for task in predicted.tasks):
+        return
+    shown = "a table"
+    if isinstance(truth, str | os.PathLike):
+        shown = str(truth)
+    names = some_of(predicted.names, 5)
+    if any(task.kind == "panoptic" for task in predicted.tasks):
+        raise DataError(
+            f"the truth is {shown}, and the heads predict panoptic segments, {names}; {NAME_SEGMENTS}"
+        )
+    raise DataError(
+        f"the truth is {shown}, and the heads predict objects, {names}; name a COCO file of their "
+        "masks"
+    )
 
 
 def _check_no_table_options(**options: object) -> None:

@@ -33,7 +33,7 @@ from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.data.recipe import Size
 from dinoneck.data.views import Views
 from dinoneck.devices import local_device
-from dinoneck.dtypes import float_dtype
+from dinoneck.dtypes import finer_dtype, float_dtype
 from dinoneck.errors import CheckpointError, ConfigError
 from dinoneck.heads.ensemble import (
     HeadEnsemble,
@@ -204,7 +204,8 @@ class Predictor(_FileOrHeads):
             is rebuilt from the files. Of an exported file what runs it: ``"onnxruntime"`` (None) or
             ``"openvino"``.
         dtype: in which the backbone computes, after it is compared with the heads; None = its own,
-            or that of the record.
+            or that of the record. A backbone that is rebuilt from the files is loaded in it if it is
+            finer than that of the record.
         interval: the level of the intervals that rows hold, such as 0.9, one that the heads' files
             store; None: rows hold none. An image of a new group (field, patient, site, day) like
             those of the training lies in its interval with this probability. The residuals behind
@@ -329,6 +330,7 @@ class Predictor(_FileOrHeads):
             tile=stated_tile,
             overlap=overlap,
             probe=probe,
+            dtype=dtype,
         )
 
         for shared, heads_of_pass in heads_of_passes.items():
@@ -908,10 +910,12 @@ def _group_into_passes(
     tile: TileSize,
     overlap: int | float | None,
     probe: bool,
+    dtype: torch.dtype | None,
 ) -> dict[_PassKey, dict[str, LoadedHead]]:
     """Merge and check the heads of every key, and put those together that can share a pass.
 
-    Without a backbone, heads with one record share the backbone that is rebuilt from it.
+    Without a backbone, heads with one record share the backbone that is rebuilt from it, for the
+    dtype.
     """
     rebuilt: dict[str, Backbone] = {}
     groups: dict[_PassKey, dict[str, LoadedHead]] = {}
@@ -924,7 +928,7 @@ def _group_into_passes(
             record = without(head.backbone_record or {}, "layers", "norm", "probe", "runtime")
             record_text = spelling(record)
             if record_text not in rebuilt:
-                rebuilt[record_text] = _rebuild_backbone(heads[0])
+                rebuilt[record_text] = _rebuild_backbone(heads[0], dtype)
             head_backbone = rebuilt[record_text]
         check_pairing(heads, head_backbone, probe=probe)
         recipe = head.preprocess if preprocess is None else preprocess
@@ -998,15 +1002,19 @@ def _tile_of(
     return boxes.tile, overlap
 
 
-def _rebuild_backbone(head: LoadedHead) -> Backbone:
-    """The backbone that a head's file names, with the LoRA weights that travel with it."""
+def _rebuild_backbone(head: LoadedHead, dtype: torch.dtype | None) -> Backbone:
+    """The backbone that a head's file names, with the LoRA weights that travel with it.
+
+    It is in the recorded dtype, or in ``dtype`` where that is finer.
+    """
     if head.checkpoint is None:
         raise CheckpointError(
             f"backbone is None, and a {type(head.head).__name__} does not name the one that it "
             "needs; pass it, or save the head with it",
             step="pairing",
         )
-    return head.checkpoint.load_backbone()
+    record = head.checkpoint.meta["backbone"]
+    return head.checkpoint.load_backbone(dtype=finer_dtype(dtype, record))
 
 
 def _check_trained_on(head: LoadedHead, backbone: Backbone) -> None:

@@ -253,7 +253,8 @@ def start_from(module: nn.Module, path: str) -> None:
     if not taken:
         raise ConfigError(
             f"init is {path}, and none of its tensors fits {type(module).__name__}: "
-            f"{some_of(unmatched, _NUM_SHOWN)}"
+            f"{some_of(unmatched, _NUM_SHOWN)}; its type is {checkpoint.head_type!r}: train one of "
+            "this type and its sizes, or leave init out"
         )
     module.load_state_dict({**new_state, **taken})
 
@@ -308,8 +309,10 @@ def _check_places(checkpoint: HeadCheckpoint, module: nn.Module, path: str) -> N
     earlier_labels = {task["name"]: task["labels"] for task in checkpoint.meta["tasks"]}
     for task in tasks:
         _check_classes(earlier_labels.get(task.name, ()), task.labels, path)
-    earlier_classes = checkpoint.config.get("classes", ())  # of detectors
-    _check_classes(earlier_classes, getattr(module, "classes", ()), path)
+    classes = getattr(module, "classes", ())
+    if not isinstance(classes, nn.Module):  # of detectors: those of a mask head are a layer
+        earlier_classes = checkpoint.config.get("classes", ())
+        _check_classes(earlier_classes, classes, path)
     _check_order(list(earlier_labels), [task.name for task in tasks], path)
 
 

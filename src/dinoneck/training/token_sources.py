@@ -316,26 +316,28 @@ class MemoryTokens(_ById):
             backbone.expect_images({prepared_size: len(images)})
 
         device = next(backbone.parameters()).device
-        batches = list(in_batches(range(len(images)), batch_size))
         tokens_of_batches: list[Tokens] = []
-        for rows in progress(batches, desc="tokens", unit="batch"):
-            batch_images = [images[row] for row in rows]
-            with torch.no_grad():
-                tokens = backbone(preprocess(batch_images).to(device)).to("cpu")
-            wrong_row = _first_not_finite(tokens)
-            if wrong_row is not None:
-                raise DataError(
-                    f"tokens of {ids[rows[wrong_row]]!r} are not finite; the weights of the backbone "
-                    "may be damaged, load it again"
-                )
-            narrowed = tokens.to(dtype=dtype)
-            wrong_row = _first_not_finite(narrowed)
-            if wrong_row is not None:
-                raise DataError(
-                    f"tokens of {ids[rows[wrong_row]]!r} exceed {str(dtype).removeprefix('torch.')}; "
-                    "extract with dtype=torch.bfloat16, or load the backbone with norm=True"
-                )
-            tokens_of_batches.append(narrowed)
+        with progress(total=len(images), desc="tokens of images", unit="image") as bar:
+            for rows in in_batches(range(len(images)), batch_size):
+                batch_images = [images[row] for row in rows]
+                with torch.no_grad():
+                    tokens = backbone(preprocess(batch_images).to(device)).to("cpu")
+                wrong_row = _first_not_finite(tokens)
+                if wrong_row is not None:
+                    raise DataError(
+                        f"tokens of {ids[rows[wrong_row]]!r} are not finite; the weights of the "
+                        "backbone may be damaged, load it again"
+                    )
+                narrowed = tokens.to(dtype=dtype)
+                wrong_row = _first_not_finite(narrowed)
+                if wrong_row is not None:
+                    raise DataError(
+                        f"tokens of {ids[rows[wrong_row]]!r} exceed "
+                        f"{str(dtype).removeprefix('torch.')}; extract with dtype=torch.bfloat16, "
+                        "or load the backbone with norm=True"
+                    )
+                tokens_of_batches.append(narrowed)
+                bar.update(len(rows))
         extracted = cls(ids, Tokens.cat(tokens_of_batches))
         extracted.preprocess = preprocess
         unwrapped = plain_backbone(backbone)

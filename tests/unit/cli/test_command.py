@@ -290,6 +290,30 @@ def test_bars_are_for_terminals_and_lines_for_logs(
     assert "steps: 1 of 2 in" in cli(*train, "--out", tmp_path / "r").err
 
 
+@pytest.mark.parametrize(
+    ("options", "hint"),
+    [
+        pytest.param([], "The same command continues this training.\n", id="resumes"),
+        pytest.param(["--no-resume"], "", id="begins anew"),
+        pytest.param(["--overwrite"], "", id="replaces"),
+    ],
+)
+def test_a_training_that_is_interrupted_says_that_its_command_continues_it(
+    options: list[str], hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_images(tmp_path, ["0.png", "1.png"])
+    table = tmp_path / "t.csv"
+    table.write_text("image,green\n0.png,1\n1.png,2\n")
+    monkeypatch.setattr(
+        "dinoneck.training.entrance.run_training", mock.Mock(side_effect=KeyboardInterrupt)
+    )
+    train = ["train", "--csv", table, "--targets", "green", "--folds", "2"]
+
+    found = cli(*train, "--backbone", "dinoneck_tiny", "--out", tmp_path / "run", *options)
+
+    assert (found.code, found.out, found.err) == (130, hint, "interrupted\n")
+
+
 def test_maps_go_into_the_empty_folder_that_a_link_names(tmp_path: Path) -> None:
     [image] = write_images(tmp_path, ["a.png"])
     head = saved_head(tmp_path / "h.safetensors")

@@ -264,7 +264,7 @@ def test_from_a_table_to_predictions(table: Path, tmp_path: Path) -> None:
     assert done.code == 0
     for text in (
         "becomes 16x32 px, 1x2 patches",
-        "does not divide 20x33 px: --resize crop makes it 16x32 px",
+        "does not divide 20x33 px, so this becomes 16x32 px (--resize crop)",
         "No --group",
         "its worst fold",
         "It predicts with the ",

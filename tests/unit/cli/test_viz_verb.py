@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
-from tests.kit import cli, head, write_images
+from tests.kit import cli, head, saved_head, write_images
 from tests.unit.detection.coloured_boxes import write as write_boxes
 
 from dinoneck import Backbone, DataError, DenseHead, Predictor, Task, save_head
@@ -310,6 +310,34 @@ def test_known_masks_belong_to_one_folder_of_images(
     refused = cli("viz", "report", cover_head, images / "0.png", *words)
     assert refused.code == 1
     assert "name the one folder that the images are in" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        pytest.param(
+            Task("depth", kind="dense"),
+            "maps of numbers, depth, which are compared with the number of each image alone; "
+            "name a CSV of known values",
+            id="numbers",
+        ),
+        pytest.param(
+            Task("normals", kind="dense", dim=3, activation="unit"),
+            "maps, which 'dinoneck evaluate' compares; here name a CSV of known values",
+            id="normals",
+        ),
+    ],
+)
+def test_a_folder_is_no_truth_of_maps_that_have_no_classes(
+    task: Task, message: str, images: Path, masks: Path, tmp_path: Path
+) -> None:
+    file = saved_head(tmp_path / "h.safetensors", DenseHead(64, [task], hidden_dim=4))
+    words = ("viz", "report", file, images, "--truth", masks, "--out", tmp_path / "r.html")
+
+    refused = cli(*words)
+
+    assert refused.code == 1
+    assert refused.err.rstrip().endswith(message)
 
 
 def test_known_classes_are_drawn_in_their_colours_and_unlabelled_pixels_in_grey() -> None:

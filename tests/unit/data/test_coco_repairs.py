@@ -552,6 +552,58 @@ def test_other_files_are_refused_by_what_they_are(text: bytes, word: str, tmp_pa
 
 
 @pytest.mark.parametrize(
+    ("name", "text", "form"),
+    [
+        pytest.param("boxes.csv", "file,x,y,w,h\n0.png,1,2,3,4\n", "a table", id="CSV"),
+        pytest.param("0.txt", "0 0.5 0.5 0.1 0.1\n", "text, as YOLO's boxes are", id="YOLO"),
+        pytest.param(
+            "data.YAML", "names: [red]\n", "YAML, as YOLO's list of classes is", id="YAML"
+        ),
+    ],
+)
+def test_files_of_boxes_that_are_no_json_name_the_page_that_converts_them(
+    name: str, text: str, form: str, tmp_path: Path
+) -> None:
+    file = tmp_path / name
+    file.write_text(text)
+
+    with pytest.raises(DataError) as error:
+        BoxImages(file)
+
+    remedy = "convert it to COCO JSON (docs/how-to/boxes.md)"
+    assert str(error.value) == f"{file} is {form}, not JSON; {remedy}"
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        pytest.param("0.txt", ".txt files, such as YOLO's boxes; convert them to", id="YOLO"),
+        pytest.param("0.xml", ".xml files, such as Pascal VOC's boxes; convert them to", id="VOC"),
+    ],
+)
+def test_folders_of_boxes_name_the_page_that_converts_them(
+    name: str, form: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).touch()
+
+    with pytest.raises(DataError) as error:
+        BoxImages(tmp_path)
+
+    assert str(error.value) == (
+        f"{tmp_path} is a folder of {form} COCO JSON (docs/how-to/boxes.md)"
+    )
+
+
+def test_a_json_in_a_folder_is_proposed(tmp_path: Path) -> None:
+    file = write(tmp_path, content())
+
+    with pytest.raises(DataError, match="is a folder; pass a JSON file in it, such as") as error:
+        BoxImages(tmp_path)
+
+    assert str(error.value).endswith(f" {file}")
+
+
+@pytest.mark.parametrize(
     ("classes", "word"),
     [("red", "'red'"), ([], r"\[\]"), (["red", "red"], "'red'"), (["rad"], "Did you mean 'red'")],
     ids=["a text", "none", "twice", "unknown"],

@@ -14,7 +14,15 @@ from tests.kit import cli
 from tests.unit.training.meadow import rows_of
 from torch import Tensor
 
-from dinoneck import Backbone, CheckpointError, DataError, HeadCheckpoint, Predictor, evaluate
+from dinoneck import (
+    Backbone,
+    CheckpointError,
+    ConfigError,
+    DataError,
+    HeadCheckpoint,
+    Predictor,
+    evaluate,
+)
 from dinoneck.data import BoxImages
 from dinoneck.detection import objects, score_masks, train_instances
 from dinoneck.detection.evaluation import class_thresholds
@@ -404,3 +412,73 @@ def test_objects_of_held_out_scenes_are_found_and_counted(
     rows = rows_of(out / "out_of_fold.csv")
     single = [float(row["objects (head)"]) for row in rows if float(row["objects"]) == 1]
     assert len(single) >= 5 and np.mean(np.equal(single, 1)) >= (1.0 if least > 0.9 else 0.8)
+
+
+# an earlier head, and the number of epochs
+
+SMALL_MASK_HEAD = {"type": "mask", "num_queries": 6, "num_blocks": 1, "dim": 16}
+
+
+def test_a_mask_head_starts_from_an_earlier_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folds = PlainFoldsConfig(count=1)
+    config = config_of(scenes(tmp_path / "s", 4), epochs=1, head=SMALL_MASK_HEAD, folds=folds)
+    train_instances(config, tmp_path / "earlier")
+    earlier = tmp_path / "earlier" / "head.safetensors"
+
+    train_instances(config.changed(init=str(earlier)), tmp_path / "later")
+
+    num_tensors = len(HeadCheckpoint.load(earlier).build().state_dict())
+    assert f"{num_tensors} of {num_tensors} tensors are taken, 0 are new" in caplog.text
+
+
+def test_a_mask_head_of_classes_in_another_order_is_no_start(tmp_path: Path) -> None:
+    folds = PlainFoldsConfig(count=1)
+    config = config_of(scenes(tmp_path / "s", 4), epochs=1, head=SMALL_MASK_HEAD, folds=folds)
+    train_instances(config, tmp_path / "earlier")
+    earlier = tmp_path / "earlier" / "head.safetensors"
+    classes = tuple(reversed(HeadCheckpoint.load(earlier).build().tasks[0].labels))
+    data = config.data.changed(classes=classes)
+
+    with pytest.raises(ConfigError, match="the same place"):
+        train_instances(config.changed(init=str(earlier), data=data), tmp_path / "later")
+
+
+@pytest.mark.parametrize(
+    ("stated", "epochs"),
+    [
+        pytest.param((), 500, id="the default is raised"),
+        pytest.param(("epochs",), 40, id="the default is stated"),
+    ],
+)
+def test_a_default_number_of_epochs_that_is_stated_is_taken(
+    stated: tuple[str, ...], epochs: int, tmp_path: Path
+) -> None:
+    file = scenes(tmp_path / "s", 4)
+    config = config_of(file, epochs=Recipe().epochs)
+    tiles = ObjectTiles(BoxImages(file, masks=True), None)
+
+    completed = objects.with_object_defaults(config, tiles, stated)
+
+    assert completed.optim.epochs == epochs
+
+
+def test_the_command_line_states_its_number_of_epochs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = scenes(tmp_path / "s", 2)
+    completed = []
+
+    def stop(config: TrainInstancesConfig, *_: Any, **__: Any) -> None:
+        completed.append(config)
+        raise DataError("stopped")
+
+    monkeypatch.setattr(objects, "prepare_instances", stop)
+    words = ("train", "--instances", file, "--backbone", "dinoneck_tiny", "--out", tmp_path / "run")
+
+    result = cli(*words, "--epochs", "40")
+
+    assert "stopped" in result.err
+    [config] = completed
+    assert config.optim.epochs == 40

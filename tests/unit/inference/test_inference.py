@@ -197,6 +197,37 @@ def test_half_precision_backbones_predict_with_float32_heads() -> None:
     assert half["mass"] == pytest.approx(exact["mass"], abs=0.02)
 
 
+def test_a_finer_dtype_than_in_training_takes_weights_that_are_not_rounded(tmp_path: Path) -> None:
+    half = kit.backbone(dtype=torch.bfloat16)
+    head = kit.head()
+    image = kit.images(1)[0]
+    file = kit.saved_head(tmp_path / "h.safetensors", head, backbone=half)
+    [exact] = Predictor(head, kit.backbone())(image)
+    [rounded] = Predictor(head, half, dtype=torch.float32)(image)
+
+    [row] = Predictor(file, dtype="float32")(image)
+
+    assert row["mass"] == exact["mass"]
+    assert row["mass"] != rounded["mass"]
+
+
+@pytest.mark.parametrize("weights", [(), ("--random-backbone",)], ids=["recorded", "named"])
+def test_the_command_line_predicts_in_a_finer_precision(
+    weights: tuple[str, ...], tmp_path: Path
+) -> None:
+    [image] = kit.write_images(tmp_path, ["a.png"])
+    half = kit.backbone(dtype=torch.bfloat16)
+    file = kit.saved_head(tmp_path / "h.safetensors", backbone=half)
+    words = ("predict", image, "--heads", file, "--out", tmp_path / "out.csv", "--json")
+
+    result = kit.cli(*words, "--precision", "float32", "--runtime", "torch", *weights)
+
+    assert result.code == 0, result.err
+    [row] = result.json["predictions"]
+    [expected] = Predictor(file, kit.backbone())(image)
+    assert row["mass"] == pytest.approx(expected["mass"], rel=1e-7)
+
+
 def test_a_rebuilt_half_precision_backbone_predicts_the_same(tmp_path: Path) -> None:
     half = kit.backbone(dtype=torch.bfloat16)
     head = kit.head()

@@ -67,7 +67,7 @@ def test_without_strokes_it_writes_the_page_and_says_what_to_do_next(
 
     assert result.code == 0, result.err
     assert [file.name for file in out.iterdir()] == ["paint.html"]
-    assert "3 photos of 144 patches" in result.err  # 6 x 8 each
+    assert "3 photos, 144 patches in all" in result.err  # 6 x 8 each
     assert f"Open {out / 'paint.html'} in a browser" in result.err
     assert result.json["photos"] == 3
     assert result.json["painted"] == 0

@@ -19,6 +19,7 @@ from tests.unit.store.store_samples import SIZE, make, write_images
 from tests.unit.training.small_fit import flat
 
 from dinoneck import (
+    Backbone,
     CheckpointError,
     DataError,
     FeatureStore,
@@ -332,3 +333,14 @@ def test_fit_and_prediction_need_no_pandas() -> None:
     command = [sys.executable, "-W", "ignore", "-c", SCRIPT]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.stdout.split() == ["4", "True", "True"], done.stderr
+
+
+def test_the_log_counts_images_and_not_batches(
+    tiny: Backbone, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("dinoneck.progress.SECONDS_PER_LINE", 0.0)
+    images = [torch.zeros(3, 32, 32)] * 5
+
+    MemoryTokens.extract(tiny, images, list("abcde"), batch_size=2)
+
+    assert "tokens of images: 4 of 5 in" in capsys.readouterr().err
