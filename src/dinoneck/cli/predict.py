@@ -452,11 +452,11 @@ def open_model(
     else:
         cli.refuse_unused(cli.PREDICT_WITH_HEADS, words)
     dtype = None if options.precision is None else WEIGHT_DTYPES[options.precision]
-    has_weights = options.backbone_file or options.random_backbone
-    if has_weights and finer_dtype(dtype, first.meta["backbone"]) is not None:
-        backbone = options.load_backbone(first, options.precision)
-    else:
-        backbone = options.load_backbone(first)
+    names_backbone = bool(options.backbone_file) or options.random_backbone
+    precision = None
+    if names_backbone and finer_dtype(dtype, first.meta["backbone"]) is not None:
+        precision = options.precision  # else the weights are rounded to that of the record
+    backbone = options.load_backbone(first, precision)
     runtime = check_backbone_runtime(options.runtime or cli.default_runtime())
     if is_detector:
         detector = _open_detector(first, backbone, options, runtime=runtime)

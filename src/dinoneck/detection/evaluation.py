@@ -57,9 +57,9 @@ BoxModel = Detector | ExportedDetector
 HeadModel = Predictor | ExportedPredictor
 """Heads with their backbone, also in an exported file."""
 PanopticTruth = list[PathLike] | tuple[PathLike, ...]
-NAME_SEGMENTS = "name the folder of their PNG files and their COCO file (--truth FOLDER FILE)"
-"""What to do without one of both, for messages."""
 """The folder and the COCO file of panoptic segments."""
+NAME_SEGMENTS = "name the folder of their PNG files and their COCO file (--truth FOLDER FILE)"
+"""The remedy in messages about a truth that lacks one of both."""
 
 _BOX_KEYS = ("boxes", "scores", "labels")  # of a prediction
 
