@@ -142,9 +142,10 @@ def test_a_folder_that_cannot_be_read_is_named(
             raise PermissionError(13, "Permission denied", str(path))
         return scan(path)
 
-    monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(DataError, match=r"b cannot be read: Permission denied"):
-        walk(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "scandir", refuse)
+        with pytest.raises(DataError, match=r"b cannot be read: Permission denied"):
+            walk(tmp_path)
 
 
 def test_what_is_left_out_is_counted_by_every_reader(

@@ -245,7 +245,7 @@ def test_golden_numbers_of_open_heads_are_stored(
     monkeypatch.setattr(published, "list_published", lambda: rows)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
-    monkeypatch.setattr(HeadCheckpoint, "load_backbone", lambda self: file_backbone(folder))
+    monkeypatch.setattr(HeadCheckpoint, "load_backbone", lambda self, dtype: file_backbone(folder))
     found = published.golden(Namespace(data=tmp_path, device="cpu"))
     assert [*found] == [f"`{row.name}`" for row in rows[:2]]
     assert found["`dinov2_vits14_kitti_linear`"] == {"not run": "CheckpointError"}
@@ -259,7 +259,7 @@ def test_a_head_is_served_from_its_publishers_file(
     from dinoneck.serve import Settings
     from dinoneck.serve.models import open_model
 
-    monkeypatch.setattr(HeadCheckpoint, "load_backbone", lambda self: file_backbone(folder))
+    monkeypatch.setattr(HeadCheckpoint, "load_backbone", lambda self, dtype: file_backbone(folder))
     model = open_model(DEPTH, Settings(weights=str(folder / f"{DEPTH}.pth")))
     assert [task["unit"] for task in model.facts["tasks"]] == ["m"]
     assert 0.001 <= model.predict(torch.rand(3, 28, 42), "none")["values"]["depth"] <= 10.0
