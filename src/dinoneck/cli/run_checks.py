@@ -24,6 +24,7 @@ from dinoneck.necks.strides import stated_strides
 from dinoneck.training.config import AnyConfig, FoldsConfig, TrainConfig, TrainDetectorConfig
 from dinoneck.training.fold_checks import (
     check_enough_groups,
+    check_enough_images,
     check_fold_number,
     check_stratify,
 )
@@ -129,14 +130,17 @@ def _check_classes(column: str, table: CsvFile) -> None:
 
 
 def _check_folds(folds: FoldsConfig, table: CsvFile, names: Sequence[str]) -> None:
-    """Refuse fewer groups than folds, and the number of a fold that is not there."""
+    """Refuse fewer groups or images than folds, and the number of a fold that is not there."""
     if folds.column is not None or folds.count == 1:
         return
     columns = []
     for column in folds.group:
         columns.append(same_labels(table.column(column), names, f"group in column {column!r}"))
-    num_groups = len(set(zip(*columns, strict=True))) if columns else len(names)
-    check_enough_groups(num_groups, folds.count)
+    if columns:
+        groups = set(zip(*columns, strict=True))
+        check_enough_groups(len(groups), folds.count)
+    else:
+        check_enough_images(len(names), folds.count)
     check_fold_number(folds.only, folds.count)
 
 

@@ -27,6 +27,7 @@ from dinoneck.errors import ConfigError, DataError
 from dinoneck.extras import check_installed, check_scores_of_boxes
 from dinoneck.published.detectors import DETECTORS as PUBLISHED_DETECTORS
 from dinoneck.registry import check_registered
+from dinoneck.text import counted
 from dinoneck.training.config import (
     HEAD,
     TRAININGS,
@@ -382,7 +383,13 @@ def _train_and_show(
         raise
     if switches_method:
         print(f"{out} is a finished run: nothing is trained.")
-    return _shown(out, report)
+    document = _shown(out, report)
+    if not heads:  # several have a folder each
+        print(
+            f"predict with it: dinoneck predict IMAGES --heads {shlex.quote(str(out))} "
+            "--out predictions.csv --overlay pictures"
+        )
+    return document
 
 
 def _with_runtime(run: AnyConfig) -> AnyConfig:
@@ -527,8 +534,10 @@ def _describe(trainer: ImageTrainer) -> None:
     # what it learns
     targets, auxiliary = target_columns(config, table.columns)
     masks = [task.name for task in trainer.problem.tasks if task.is_map]
-    num_groups = len(set(table.groups))
-    line = f"{len(table)} images, {num_groups} groups, targets {', '.join([*targets, *masks])}"
+    line = f"{len(table)} images"
+    if table.has_groups:
+        line += f", {counted(len(set(table.groups)), 'group')}"
+    line += f", targets {', '.join([*targets, *masks])}"
     if auxiliary:
         line += f"; auxiliary: {', '.join(auxiliary)}"
     print(line)

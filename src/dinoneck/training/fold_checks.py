@@ -1,4 +1,4 @@
-"""What folds need: groups, a number that is there, a column; neither numpy nor torch is imported."""
+"""What folds need: images, groups, a number that is there, a column; neither numpy nor torch is imported."""
 
 from __future__ import annotations
 
@@ -14,6 +14,14 @@ def check_enough_groups(num_groups: int, num_folds: int) -> None:
         raise DataError(
             f"{counted(num_groups, 'group')} cannot fill {num_folds} folds; use fewer folds or a finer "
             "group column"
+        )
+
+
+def check_enough_images(num_images: int, num_folds: int) -> None:
+    """Raise a DataError if there are fewer images than folds, where no column names groups."""
+    if num_images < num_folds:
+        raise DataError(
+            f"{counted(num_images, 'image')} cannot fill {num_folds} folds; use fewer folds"
         )
 
 

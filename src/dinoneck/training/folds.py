@@ -19,6 +19,7 @@ from dinoneck.text import counted, some_of
 from dinoneck.training.config import TrainConfig, TrainInstancesConfig
 from dinoneck.training.fold_checks import (
     check_enough_groups,
+    check_enough_images,
     check_fold_number,
     check_stratify,
 )
@@ -142,6 +143,8 @@ def _every_fold(config: TrainConfig, table: Table) -> list[FoldRows]:
         return [_all_images(len(table))]
     if table.has_groups:
         _warn_of_single_groups(table.groups)
+    else:
+        check_enough_images(len(table), settings.count)
     stratify = None if settings.stratify is None else _strata(table, settings.stratify)
     return group_folds(table.groups, settings.count, config.optim.seed, stratify=stratify)
 

@@ -52,7 +52,7 @@ REFUSED = {
     ),
     "fewer images than folds": (
         "train --csv cover.csv --targets crop --folds 5",
-        "4 groups cannot fill 5 folds",
+        "4 images cannot fill 5 folds; use fewer folds",
     ),
     "the number of a fold": (
         "train --csv cover.csv --targets crop --folds 2 --fold 2",

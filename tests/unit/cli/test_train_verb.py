@@ -173,6 +173,24 @@ def labelled(meadow: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
+def test_the_command_that_a_finished_training_names_predicts(
+    labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = f"train --csv {labelled / 't.csv'} --targets crop --out my_run"
+    trained = cli(*words.split(), *TINY)
+    beginning = "predict with it: dinoneck "
+    [line] = [line for line in trained.out.splitlines() if line.startswith(beginning)]
+
+    verb = line.removeprefix(beginning).replace("IMAGES", str(labelled / "images"))
+    predicted = cli(*verb.split())
+
+    assert (trained.code, predicted.code) == (0, 0), predicted.err
+    assert verb.startswith("predict ") and "--heads my_run" in verb
+    assert len(list((tmp_path / "pictures").iterdir())) == 12
+
+
 KINDS = [  # flags, what is shown, and a score of one target
     (
         "--csv t.csv --targets crop kind --group place",
