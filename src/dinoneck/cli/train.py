@@ -385,11 +385,19 @@ def _train_and_show(
         print(f"{out} is a finished run: nothing is trained.")
     document = _shown(out, report)
     if not heads:  # several have a folder each
-        print(
-            f"predict with it: dinoneck predict IMAGES --heads {shlex.quote(str(out))} "
-            "--out predictions.csv --overlay pictures"
-        )
+        print(f"predict with it: {_predict_command(run, out)}")
     return document
+
+
+def _predict_command(run: AnyConfig, out: Path) -> str:
+    """The command that predicts with a run, from the weights and modules that its file does not hold."""
+    command = ["dinoneck", "predict", "IMAGES", "--heads", str(out)]
+    if run.backbone.file is not None:
+        command += ["--backbone-file", run.backbone.file]
+    for module in run.imports:
+        command += ["--import", module]
+    command += ["--out", "predictions.csv", "--overlay", "pictures"]
+    return shlex.join(command)
 
 
 def _with_runtime(run: AnyConfig) -> AnyConfig:
