@@ -16,6 +16,7 @@ import hashlib
 import html
 import io
 import json
+import platform
 import re
 import subprocess
 import tokenize
@@ -55,6 +56,7 @@ SOURCES = {  # benchmark -> folders and files of src/dinoneck
     ),
     "demo": ("backbones", "cli/demo.py", "data", *TRAINED),
     "matrix": (".",),
+    "first_prediction": ("cli", "data", *TRAINED),
     "evidence": (
         "backbones",
         "data",
@@ -129,6 +131,17 @@ def commit() -> str | None:
     command = ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     return run.stdout.strip() or None
+
+
+def processor() -> str:
+    """Return the name of the CPU, or of its architecture."""
+    path = Path("/proc/cpuinfo")  # of Linux
+    if path.exists():
+        for line in path.read_text().splitlines():
+            if line.startswith("model name"):
+                _, name = line.split(":", 1)
+                return name.strip()
+    return platform.processor() or platform.machine()
 
 
 def write(
