@@ -20,7 +20,7 @@ import nox
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from benchmarks.results import RESULTS, read, write
+from benchmarks.results import RESULTS, processor, read, write
 
 nox.needs_version = ">=2024.10"
 nox.options.default_venv_backend = "uv"
@@ -57,7 +57,7 @@ def matrix(session: nox.Session, dependencies: str) -> None:
     found, name = versions(requirements), f"Python {session.python}, {dependencies}"
     row = {library: found[library] for library in SHOWN} | counts(report)
     machine = {
-        "cpu": platform.machine(),
+        "cpu": processor(),
         "cores": os.cpu_count(),
         "threads": 1,
         "system": platform.system(),

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from benchmarks.results import processor
 from dinoneck.version import versions
 
 Variants = Mapping[str, Callable[[], Any]]
@@ -144,7 +145,7 @@ def ratios(seconds: Mapping[str, list[float]], peer: str, label: str = "× peer"
 def machine(device: str = "cpu") -> dict[str, Any]:
     """Describe the machine: CPU, cores, threads, system, versions, and the name of the GPU."""
     described: dict[str, Any] = {
-        "cpu": _cpu_name() or platform.processor() or platform.machine(),
+        "cpu": processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "system": platform.system(),
@@ -158,18 +159,6 @@ def machine(device: str = "cpu") -> dict[str, Any]:
     if is_gpu(device):
         described["gpu"] = gpu(device).get_device_name()
     return described
-
-
-def _cpu_name() -> str | None:
-    """Return the CPU's name from Linux, or None."""
-    path = Path("/proc/cpuinfo")
-    if not path.exists():
-        return None
-    for line in path.read_text().splitlines():
-        if line.startswith("model name"):
-            _, name = line.split(":", 1)
-            return name.strip()
-    return None
 
 
 def resident(field: str) -> float:

@@ -12,10 +12,12 @@ tables.
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import html
 import io
 import json
+import platform
 import re
 import subprocess
 import tokenize
@@ -55,6 +57,7 @@ SOURCES = {  # benchmark -> folders and files of src/dinoneck
     ),
     "demo": ("backbones", "cli/demo.py", "data", *TRAINED),
     "matrix": (".",),
+    "first_prediction": ("cli", "data", *TRAINED),
     "evidence": (
         "backbones",
         "data",
@@ -99,6 +102,7 @@ def source_hash(name: str) -> str:
     return digest.hexdigest()
 
 
+@functools.cache  # most modules belong to several benchmarks, and a benchmark has several tables
 def without_words(source: str) -> str:
     """Return the source of a module without comments, docstrings and empty lines.
 
@@ -129,6 +133,17 @@ def commit() -> str | None:
     command = ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     return run.stdout.strip() or None
+
+
+def processor() -> str:
+    """Return the name of the CPU, or of its architecture."""
+    path = Path("/proc/cpuinfo")  # of Linux
+    if path.exists():
+        for line in path.read_text().splitlines():
+            if line.startswith("model name"):
+                _, name = line.split(":", 1)
+                return name.strip()
+    return platform.processor() or platform.machine()
 
 
 def write(

@@ -19,7 +19,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.results import RESULTS, write
+from benchmarks.results import RESULTS, processor, write
 
 from dinoneck.version import __version__
 from tests.wheel import ROOT, run
@@ -183,7 +183,7 @@ def main(folder: Path) -> None:
         print(name, row, flush=True)
 
     machine = {
-        "cpu": platform.machine(),
+        "cpu": processor(),
         "system": platform.system(),
         "versions": {"dinoneck": __version__, "python": platform.python_version()},
     }

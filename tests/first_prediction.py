@@ -3,7 +3,8 @@
 The wheel is built and installed with all its dependencies into an empty environment. Then, from an
 empty folder: images with a table -> a trained head -> a prediction for a image it never saw, every
 command timed; the README's demo. ``--data`` is a folder with ``cover.csv``
-(image, soil, ..., group); without it the images are drawn.
+(image, soil, ..., group); without it the images are drawn. ``--store`` writes the times to
+``benchmarks/results/first_prediction.json``, with the machine and the installed versions.
 """
 
 from __future__ import annotations
@@ -19,8 +20,16 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULT = ROOT / "benchmarks" / "results" / "first_prediction.json"
+from benchmarks.results import RESULTS, ROOT, processor, write
+
+RESULT = RESULTS / "first_prediction.json"
+TITLE = "seconds of each step"
+AFTER_INSTALL = "first prediction, after the install"
+VERSIONS = """
+import json
+from dinoneck.version import versions
+print(json.dumps(versions()))
+"""
 BACKBONE = "vit_small_patch16_dinov3.lvd1689m"
 IMAGES = 24
 DRAW = f"""
@@ -35,7 +44,9 @@ class Terminal:
     """Runs commands as a newcomer would and keeps their times."""
 
     def __init__(self, folder: Path, environment: Path) -> None:
-        self.folder, self.bin, self.seconds = folder, environment / "bin", dict[str, float]()
+        self.folder = folder
+        self.bin = environment / "bin"
+        self.seconds: dict[str, float] = {}
         self.environment = {
             key: value for key, value in os.environ.items() if not key.startswith("PYTHON")
         }
@@ -146,7 +157,8 @@ def main() -> None:
         )
         [wheel] = (folder / "dist").glob("*.whl")
         terminal.run("empty environment", sys.executable, "-m", "venv", folder / "env")
-        terminal.run("install", "python", "-m", "pip", "install", "--quiet", wheel)
+        wanted = f"dinoneck[train] @ {wheel.as_uri()}"  # as the README installs it
+        terminal.run("install", "python", "-m", "pip", "install", "--quiet", wanted)
         where = terminal.run(
             "import", "python", "-c", "import dinoneck; print(dinoneck.__file__)"
         ).strip()
@@ -156,17 +168,23 @@ def main() -> None:
         steps = ("draw images", "train", "predict")
         after = sum(terminal.seconds.get(step, 0.0) for step in steps)
         terminal.run("demo", "dinoneck", "demo", "--out", "demo")
-    images = "drawn" if options.data is None else options.data.name
-    found = {"seconds": terminal.seconds, "after_install_s": round(after, 1), "images": images}
-    found["with_install_s"] = round(after + terminal.seconds["install"], 1)
-    found["machine"] = {
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "system": platform.system(),
-    }
+        seconds = {**terminal.seconds, AFTER_INSTALL: round(after, 1)}
+        installed_versions = json.loads(terminal.run("versions", "python", "-c", VERSIONS))
     print(answer.strip(), "\n", f"first prediction {after:.0f} s after the install", sep="")
-    if options.store:
-        RESULT.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+    if not options.store:
+        return
+    command = "python -m tests.first_prediction FOLDER --store"
+    if options.data is not None:
+        command += f" --data {options.data.name}"
+    machine = {
+        "cpu": processor(),
+        "cores": os.cpu_count(),
+        "threads": "as torch chooses",
+        "system": platform.system(),
+        "versions": installed_versions,
+    }
+    rows = {step: {"s": value} for step, value in seconds.items()}
+    write(RESULT, "first_prediction", command, machine, {TITLE: rows})
 
 
 if __name__ == "__main__":

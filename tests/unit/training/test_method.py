@@ -314,7 +314,9 @@ def test_the_folder_and_the_method_are_enough(run: Path, tmp_path: Path) -> None
 
     assert ran.code == 0, ran.err
     assert "is a finished run: nothing is trained" in ran.out
-    assert ran.out.splitlines()[-1].startswith("It predicts with the head, as predict_with")
+    chosen, next_command = ran.out.splitlines()[-2:]
+    assert chosen.startswith("It predicts with the head, as predict_with")
+    assert next_command.startswith("predict with it: dinoneck predict IMAGES --heads ")
     heads = load_head(tmp_path / "run" / "head.safetensors").heads
     folds = [load_head(run / "heads" / f"fold-{number}.safetensors") for number in (0, 1)]
     for head, fold in zip(heads, folds, strict=True):
