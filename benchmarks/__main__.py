@@ -63,6 +63,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=1, help="of torch")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, help="folder of the JSON")
+    parser.add_argument(
+        "--machine",
+        choices=["amx"],
+        help="this machine is not the one of the other results, but one with AMX: write NAME_amx.json",
+    )
     parser.add_argument("--only", nargs="+", help="parts of the benchmark; default: all")
     if hasattr(module, "arguments"):
         module.arguments(parser)
@@ -77,6 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     stem = module.stem(options) if hasattr(module, "stem") else name
     if is_gpu(options.device):
         stem = f"{stem}_{torch.device(options.device).type}"
+    elif options.machine:
+        stem = f"{stem}_{options.machine}"
     folder = options.out or (Path("bench-results") if options.short else RESULTS)
     path = folder / f"{stem}.json"
     # results name no folders of the machine: of an absolute path the last part is kept

@@ -2,11 +2,12 @@
 
     python -m benchmarks.results
 
-lists every stored CPU result whose sources differ from those that it measured; the exit status is
-then 1. A result has ``benchmark``, its name, and ``tables``: title -> ``command``, ``date``,
-``commit``, ``machine``, ``sources`` (the hash of the code of the measured modules, without its
-words) and ``rows``: row -> column -> number, text, or [low, high]. The documentation shows these
-tables.
+lists every stored result whose sources differ from those that it measured; the exit status is then
+1. Results of other machines (``OTHER_MACHINES``) are not listed.
+
+A result has ``benchmark``, its name, and ``tables``: title -> ``command``, ``date``, ``commit``,
+``machine``, ``sources`` (the hash of the code of the measured modules, without its words) and
+``rows``: row -> column -> number, text, or [low, high]. The documentation shows these tables.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).with_name("results")
+OTHER_MACHINES = ("_cuda", "_amx")  # how the names of results of other machines end
 TRAINED = ("heads", "necks", "layers", "losses", "training")
 SOURCES = {  # benchmark -> folders and files of src/dinoneck
     "images": ("backbones", "data", "inference"),
@@ -128,10 +130,16 @@ def without_words(source: str) -> str:
 def commit() -> str | None:
     """Return the commit that is checked out, or None outside of a clone.
 
-    A plus means that files differ from it.
+    A plus means that other files than the stored results differ from it.
     """
-    command = ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    head = _git("rev-parse", "--short=12", "HEAD")
+    changed = _git("status", "--porcelain", "--", ".", ":!benchmarks/results")
+    return f"{head}+" if head and changed else head
+
+
+def _git(*arguments: str) -> str | None:
+    """Return what a command of git prints in this clone, or None if that is nothing or it fails."""
+    run = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
     return run.stdout.strip() or None
 
 
@@ -166,11 +174,18 @@ def write(
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Return the tables of a stored result, each with the name of its benchmark."""
+    """Return the tables of a stored result.
+
+    Each has the name of its ``benchmark``, and whether it is of an ``other_machine`` than most.
+    """
     report = json.loads(path.read_text())
     tables = {}
     for title, table in report.get("tables", {}).items():
-        tables[title] = {**table, "benchmark": report["benchmark"]}
+        tables[title] = {
+            **table,
+            "benchmark": report["benchmark"],
+            "other_machine": path.stem.endswith(OTHER_MACHINES),
+        }
     return tables
 
 
@@ -180,11 +195,14 @@ def is_stale(table: Mapping[str, Any]) -> bool:
 
 
 def stale(folder: Path = RESULTS) -> list[str]:
-    """Return the titles of stored CPU tables without the hash of the present sources."""
+    """Return the titles of stored tables without the hash of the present sources.
+
+    Those of other machines are left out.
+    """
     titles = []
     for path in sorted(folder.glob("*.json")):
         for title, table in read(path).items():
-            if "gpu" not in table["machine"] and is_stale(table):
+            if not table["other_machine"] and is_stale(table):
                 titles.append(f"{path.stem}, {title}")
     return titles
 
@@ -232,9 +250,9 @@ def shown(value: Any) -> str:
 def caption(table: Mapping[str, Any]) -> str:
     """Return the command, date, machine and versions of a table, and whether it is stale."""
     machine = table["machine"]
-    processor = machine["cpu"]
-    if "gpu" in machine:
-        processor = f"{machine['gpu']}, commit {table['commit']}"
+    processor = machine.get("gpu", machine["cpu"])
+    if table["other_machine"]:
+        processor = f"{processor}, commit {table['commit']}"
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     text = (
         f"`{table['command']}`, {table['date']}: {processor}, cores: {machine['cores']}, threads: "

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 MACHINE = {"cpu": "a", "cores": 2, "threads": 1, "system": "b", "versions": {"dinoneck": "9.9"}}
 
 
-def stored(folder: Path, **changes: object) -> Path:
-    path = folder / "store.json"
+def stored(folder: Path, name: str = "store.json", **changes: object) -> Path:
+    path = folder / name
     results.write(
         path, "store", "python -m benchmarks store", MACHINE, {"size": {"npz": {"MiB": 1.5}}}
     )
@@ -90,10 +90,20 @@ def test_a_change_of_code_changes_what_is_hashed(before: str, after: str) -> Non
     assert results.without_words(changed) != results.without_words(MODULE)
 
 
-def test_a_table_of_a_gpu_states_its_commit_and_is_not_refused(tmp_path: Path) -> None:
-    stored(tmp_path, sources="0" * 64, commit="abc", machine={**MACHINE, "gpu": "a GPU"})
+@pytest.mark.parametrize(
+    ("name", "machine", "shown"),
+    [
+        pytest.param("store_cuda", {**MACHINE, "gpu": "a GPU"}, "a GPU, commit abc", id="gpu"),
+        pytest.param("store_amx", MACHINE, "a, commit abc", id="amx"),
+    ],
+)
+def test_a_table_of_another_machine_states_its_commit_and_is_not_refused(
+    tmp_path: Path, name: str, machine: dict[str, object], shown: str
+) -> None:
+    stored(tmp_path, f"{name}.json", sources="0" * 64, commit="abc", machine=machine)
+
     assert results.stale(tmp_path) == []
-    assert "a GPU, commit abc" in results.section("store", folder=tmp_path)
+    assert shown in results.section(name, folder=tmp_path)
 
 
 def test_other_tables_of_a_result_stay_and_a_result_that_is_not_stored_is_named(
