@@ -11,9 +11,11 @@ import logging
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib import import_module  # noqa: TID251 - verbs of our own list
+from pathlib import Path
 from typing import Any, TextIO
 
 from dinoneck.errors import DinoneckError
@@ -79,6 +81,7 @@ exit codes: 0 done, 1 refused, or no (damaged), 2 wrong usage, 130 interrupted, 
 'dinoneck VERB --help' shows the options of a verb and an example; a first look: dinoneck demo"""
 
 
+_PACKAGE = Path(__file__).parents[1]
 _NEEDS_TORCH = (
     "error: this needs torch, which is not installed: pip install dinoneck brings it. Without it "
     "'dinoneck predict IMAGES --heads FILE.onnx' predicts with exported files"
@@ -99,10 +102,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Args:
         arguments: the command line; None: that of the process, which then also cleans up after
-            SIGTERM.
+            SIGTERM and prints warnings of the library as one line each.
     """
     if arguments is None:
         signal.signal(signal.SIGTERM, _terminate)
+        _show_warnings_as_lines()
         arguments = sys.argv[1:]
     _prepare_streams()
     try:
@@ -120,6 +124,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as end:
         print("interrupted", file=sys.stderr)
         return TERMINATED if isinstance(end, _Terminated) else INTERRUPTED
+
+
+def _show_warnings_as_lines() -> None:
+    """Print what the library warns of without the place in its source code."""
+    show_with_place = warnings.showwarning
+
+    def show_warning(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if category is UserWarning and Path(filename).is_relative_to(_PACKAGE):
+            print(f"warning: {message}", file=file or sys.stderr)
+        else:
+            show_with_place(message, category, filename, lineno, file, line)
+
+    warnings.showwarning = show_warning
 
 
 def _prepare_streams() -> None:

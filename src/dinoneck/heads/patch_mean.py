@@ -97,7 +97,9 @@ class PatchMeanMLP(Configured, nn.Module):
             raise ShapeError(
                 f"patches have shape {tuple(x.shape)}; expected (batch, N, {self.embed_dim})"
             )
-        return activate(self.out(F.leaky_relu(self.hidden(x), LEAKY_SLOPE)), self.activation)
+        # in place, for autograd keeps the result anyway: the last layer needs it
+        hidden = F.leaky_relu(self.hidden(x), LEAKY_SLOPE, inplace=True)
+        return activate(self.out(hidden), self.activation)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the mean of :meth:`per_patch`, (B, out_dim)."""

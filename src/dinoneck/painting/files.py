@@ -22,6 +22,7 @@ from dinoneck.painting.photos import PhotoTokens
 from dinoneck.painting.strokes import UNPAINTED, Strokes
 from dinoneck.runtime.maps import UNSEEN
 from dinoneck.text import counted, some_of
+from dinoneck.training.trained_images import image_hashes, images_of_hashes
 from dinoneck.viz.overlay import write_maps
 
 PAGE = "paint.html"
@@ -93,7 +94,7 @@ def write_labels(
     head = fit_masks(tokens.photos, painted, strokes.classes, num_layers=tokens.num_layers)
     page = write_page(folder, tokens, strokes.classes, strokes)
     head_file = folder / HEAD
-    _save_head(head_file, head, tokens)
+    _save_head(head_file, head, tokens, [files[name] for name in painted])
     masks: dict[str, Path] = {}
     for photo_name, mask in painted.items():
         classes = np.where(mask == UNPAINTED, UNSEEN, mask.astype(np.int64))
@@ -122,13 +123,14 @@ def _placed_photo(file: Path) -> Path | None:
     return None
 
 
-def _save_head(file: Path, head: LinearHead, tokens: PhotoTokens) -> None:
-    """Write a head of strokes; it notes how masks are read."""
+def _save_head(file: Path, head: LinearHead, tokens: PhotoTokens, painted: Sequence[Path]) -> None:
+    """Write a head of strokes; it notes how masks are read, and the photos that were painted."""
     checkpoint = HeadCheckpoint.from_module(
         head,
         backbone=tokens.backbone,
         preprocess=tokens.preprocess,
         training={"masks": {"nodata": [UNPAINTED]}},
+        training_images=images_of_hashes(image_hashes(painted)),
     )
     checkpoint.save(file)
 

@@ -416,6 +416,32 @@ def test_every_verb_takes_the_import_among_its_own_words(words: list[str], tmp_p
     assert "my_heads:MyHead" in done.stdout
 
 
+WARNINGS = """import warnings
+import dinoneck
+
+warnings.warn_explicit("cut large images", UserWarning, dinoneck.__file__, 1)
+warnings.warn_explicit("of another library", UserWarning, "other.py", 7)
+"""
+
+
+@pytest.mark.slow
+def test_a_warning_of_the_library_is_a_line_without_its_place_in_the_code(tmp_path: Path) -> None:
+    (tmp_path / "warns.py").write_text(WARNINGS)
+
+    done = subprocess.run(
+        [sys.executable, "-m", "dinoneck", "--import", "warns.py", "list", "heads"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+    )
+
+    assert done.stderr.splitlines() == [
+        "warning: cut large images",
+        "other.py:7: UserWarning: of another library",
+    ]
+
+
 @pytest.mark.parametrize(
     "words",
     [["list", "heads", "--import"], ["list", "heads", "--import="], ["list", "--import", "--json"]],

@@ -157,6 +157,7 @@ def test_train_goes_on_from_the_masks(photos: Path, run: Path, tmp_path: Path) -
         *("--labels", "mask", "--json"),
     )
     assert scored.code == 0, scored.err
+    assert json.loads(scored.out)["trained_on"] == {"head": 2}
 
 
 def test_the_command_that_it_prints_names_the_table(photos: Path, tmp_path: Path) -> None:
