@@ -115,7 +115,8 @@ def measure(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Number
         summaries.setdefault(row.group, {})[row.name] = summary(table)
     for group, rows in summaries.items():
         yield f"{group}, ratios", rows
-    if not (is_gpu(options.device) or options.only or options.short):
+    has_scenes = "scenes" in options.only if options.only else not options.short
+    if has_scenes and not is_gpu(options.device):
         scenes = {}
         for title, (points, views) in SCENES.items():
             scenes[title] = per_scene(points, views)
