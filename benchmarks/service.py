@@ -40,11 +40,12 @@ PARTS = ("load", "sizes")
 BOUNDARY = "a-boundary-that-no-image-holds"
 HEADERS = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
 VIT = "vit_small_patch16_dinov3.lvd1689m"
-RUNS = (  # backbone, size of the images, images in a pass
-    ("dinoneck_tiny", (64, 64), 1),
-    ("dinoneck_tiny", (64, 64), 8),
-    (VIT, (224, 224), 1),
-    (VIT, (224, 224), 8),
+RUNS = (  # backbone, size of the images, images in a pass, runtime
+    ("dinoneck_tiny", (64, 64), 1, "torch"),
+    ("dinoneck_tiny", (64, 64), 8, "torch"),
+    (VIT, (224, 224), 1, "torch"),
+    (VIT, (224, 224), 8, "torch"),
+    (VIT, (224, 224), 1, "openvino"),
 )
 MAX_UPLOAD_MB = 2
 MAX_IMAGES = 4
@@ -341,18 +342,21 @@ def probed(service: Service, seconds: list[float]) -> Iterator[None]:
             seconds += map(float, process.stdout.read().split())
 
 
-def load(head: Path, count: int, batch: int = 1) -> dict[str, Any]:
+def load(head: Path, count: int, batch: int = 1, runtime: str = "torch") -> dict[str, Any]:
     """Send ``count`` images at once, and every bad upload five times.
 
-    Meanwhile the service has 200 idle connections.
+    Meanwhile the service has 200 idle connections. Its predictions are those of a ``Predictor`` in
+    torch: to the bit where it computes one image in a pass in torch, else up to rounding.
     """
+    to_the_bit = batch == 1 and runtime == "torch"
     images = [scene(seed=seed) for seed in range(NUM_SCENES)]
     expected = expected_values(head, images)
     bad = bad_requests() * TIMES_REFUSED
     wrong: list[str] = []
     health_seconds: list[float] = []
     queue = 2 * count + 200
-    options = ("--queue", str(queue), "--timeout", "3600", "--batch", str(batch), *LIMITS)
+    options = ["--queue", str(queue), "--timeout", "3600", "--batch", str(batch)]
+    options += ["--runtime", runtime, *LIMITS]
 
     def send_image(number: int) -> None:
         scene_number = number % NUM_SCENES
@@ -360,7 +364,7 @@ def load(head: Path, count: int, batch: int = 1) -> dict[str, Any]:
         values = {}
         if reply.status == 200:
             values = reply.json()["images"][0]["values"]
-        if not _same_values(values, expected[scene_number], batch):
+        if not _same_values(values, expected[scene_number], to_the_bit=to_the_bit):
             wrong.append(f"image {number}: {reply.status} {reply.body[:200]!r}")
 
     def send_bad(request: BadRequest) -> None:
@@ -398,12 +402,12 @@ def load(head: Path, count: int, batch: int = 1) -> dict[str, Any]:
     }
 
 
-def _same_values(values: Mapping[str, Any], expected: Mapping[str, Any], batch: int) -> bool:
-    """Compare predictions: exactly, or up to rounding where several images share a pass."""
-    if values == expected:
-        return True
-    if batch == 1:
-        return False
+def _same_values(
+    values: Mapping[str, Any], expected: Mapping[str, Any], *, to_the_bit: bool
+) -> bool:
+    """Whether predictions are equal, exactly or up to rounding."""
+    if to_the_bit:
+        return values == expected
     return bool(np.allclose(values.get("mass", np.nan), expected["mass"]))
 
 
@@ -500,17 +504,17 @@ def measure_load(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, R
     wrong: list[str] = []
     runs = RUNS[:1] if options.short else RUNS
     count = SHORT_IMAGES if options.short else options.images
-    for name, size, batch in runs:
+    for name, size, batch, runtime in runs:
         with tempfile.TemporaryDirectory() as folder:
             head = saved_head(Path(folder), name, size)
-            measured = load(head, count, batch)
+            measured = load(head, count, batch, runtime)
             late = late_upload(head)
         if late != (408, "too_slow"):
             measured["wrong"].append(f"an upload that stops: {late}")
         wrong += measured["wrong"]
         model_name, *_ = name.split(".")
         height, width = size
-        table[f"`{model_name}`, {height} × {width} px, {batch} in a pass"] = {
+        table[f"`{model_name}`, {height} × {width} px, {batch} in a pass, {runtime}"] = {
             "images": measured["images"],
             "wrong": len(measured["wrong"]),
             "refused": measured["refused"],
