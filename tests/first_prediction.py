@@ -1,7 +1,7 @@
 """``python -m tests.first_prediction FOLDER``: a newcomer's first hour, by script and outside the repository.
 
 The wheel is built and installed with all its dependencies into an empty environment. Then, from an
-empty folder: images with a table -> a trained head -> a prediction for a image it never saw, every
+empty folder: images with a table -> a trained head -> a prediction for an image it never saw, every
 command timed; the README's demo. ``--data`` is a folder with ``cover.csv``
 (image, soil, ..., group); without it the images are drawn. ``--store`` writes the times to
 ``benchmarks/results/first_prediction.json``, with the machine and the installed versions.
