@@ -104,7 +104,7 @@ def first_prediction(terminal: Terminal, data: Path | None) -> str:
         "20",
     ]
     terminal.run("train", "dinoneck", "train", *table, "--out", "run", *options)
-    written = ["--out", "mine.csv", "--overlay", "mine"]
+    written = ["--out", "mine.csv", "--overlay", "pictures"]
     terminal.run("predict", "dinoneck", "predict", own, "--heads", "run/heads", *written)
     return (terminal.folder / "mine.csv").read_text()
 
