@@ -66,12 +66,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--machine",
         choices=["amx"],
-        help="this machine is not the one of the other results, but one with AMX: write NAME_amx.json",
+        help="what kind of CPU this is, if it is not that of the other results: amx writes "
+        "NAME_amx.json",
     )
     parser.add_argument("--only", nargs="+", help="parts of the benchmark; default: all")
     if hasattr(module, "arguments"):
         module.arguments(parser)
     options = parser.parse_args(words[1:])
+    if options.machine and is_gpu(options.device):
+        parser.error("--machine is for a CPU, whose results stand beside those of other CPUs")
     if not options.rounds:
         options.rounds = SHORT_ROUNDS if options.short else module.ROUNDS
     torch.set_num_threads(options.threads)

@@ -3,7 +3,7 @@
     python -m benchmarks.results
 
 lists every stored result whose sources differ from those that it measured; the exit status is then
-1. Results of other machines (``OTHER_MACHINES``) are not listed.
+1. Results of a GPU or of a CPU with AMX, which are of other machines, are not listed.
 
 A result has ``benchmark``, its name, and ``tables``: title -> ``command``, ``date``, ``commit``,
 ``machine``, ``sources`` (the hash of the code of the measured modules, without its words) and
@@ -29,7 +29,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).with_name("results")
-OTHER_MACHINES = ("_cuda", "_amx")  # how the names of results of other machines end
+AMX = "_amx"  # how the names of results of a CPU with AMX end
 TRAINED = ("heads", "necks", "layers", "losses", "training")
 SOURCES = {  # benchmark -> folders and files of src/dinoneck
     "images": ("backbones", "data", "inference"),
@@ -133,8 +133,12 @@ def commit() -> str | None:
     A plus means that other files than the stored results differ from it.
     """
     head = _git("rev-parse", "--short=12", "HEAD")
-    changed = _git("status", "--porcelain", "--", ".", ":!benchmarks/results")
-    return f"{head}+" if head and changed else head
+    if head is None:
+        return None
+    changed_files = _git("status", "--porcelain", "--", ".", ":!benchmarks/results")
+    if changed_files is None:
+        return head
+    return f"{head}+"
 
 
 def _git(*arguments: str) -> str | None:
@@ -176,7 +180,8 @@ def write(
 def read(path: Path) -> dict[str, Any]:
     """Return the tables of a stored result.
 
-    Each has the name of its ``benchmark``, and whether it is of an ``other_machine`` than most.
+    Each has the name of its ``benchmark``, and in ``other_machine`` whether a GPU or a CPU with AMX
+    was measured.
     """
     report = json.loads(path.read_text())
     tables = {}
@@ -184,7 +189,7 @@ def read(path: Path) -> dict[str, Any]:
         tables[title] = {
             **table,
             "benchmark": report["benchmark"],
-            "other_machine": path.stem.endswith(OTHER_MACHINES),
+            "other_machine": "gpu" in table["machine"] or path.stem.endswith(AMX),
         }
     return tables
 

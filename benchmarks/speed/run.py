@@ -115,8 +115,10 @@ def measure(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Number
         summaries.setdefault(row.group, {})[row.name] = summary(table)
     for group, rows in summaries.items():
         yield f"{group}, ratios", rows
-    has_scenes = "scenes" in options.only if options.only else not options.short
-    if has_scenes and not is_gpu(options.device):
+    with_scenes = not options.short
+    if options.only:
+        with_scenes = "scenes" in options.only
+    if with_scenes and not is_gpu(options.device):
         scenes = {}
         for title, (points, views) in SCENES.items():
             scenes[title] = per_scene(points, views)

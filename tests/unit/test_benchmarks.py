@@ -94,6 +94,7 @@ def test_a_change_of_code_changes_what_is_hashed(before: str, after: str) -> Non
     ("name", "machine", "shown"),
     [
         pytest.param("store_cuda", {**MACHINE, "gpu": "a GPU"}, "a GPU, commit abc", id="gpu"),
+        pytest.param("store", {**MACHINE, "gpu": "a GPU"}, "a GPU, commit abc", id="any name"),
         pytest.param("store_amx", MACHINE, "a, commit abc", id="amx"),
     ],
 )
@@ -104,6 +105,12 @@ def test_a_table_of_another_machine_states_its_commit_and_is_not_refused(
 
     assert results.stale(tmp_path) == []
     assert shown in results.section(name, folder=tmp_path)
+
+
+def test_a_kind_of_cpu_is_refused_with_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["store", "--machine", "amx", "--device", "cuda"])
+    assert "--machine is for a CPU" in capsys.readouterr().err
 
 
 def test_other_tables_of_a_result_stay_and_a_result_that_is_not_stored_is_named(

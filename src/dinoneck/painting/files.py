@@ -94,7 +94,8 @@ def write_labels(
     head = fit_masks(tokens.photos, painted, strokes.classes, num_layers=tokens.num_layers)
     page = write_page(folder, tokens, strokes.classes, strokes)
     head_file = folder / HEAD
-    _save_head(head_file, head, tokens, [files[name] for name in painted])
+    painted_files = [files[name] for name in painted]
+    _save_head(head_file, head, tokens, painted_files)
     masks: dict[str, Path] = {}
     for photo_name, mask in painted.items():
         classes = np.where(mask == UNPAINTED, UNSEEN, mask.astype(np.int64))
@@ -123,14 +124,16 @@ def _placed_photo(file: Path) -> Path | None:
     return None
 
 
-def _save_head(file: Path, head: LinearHead, tokens: PhotoTokens, painted: Sequence[Path]) -> None:
+def _save_head(
+    file: Path, head: LinearHead, tokens: PhotoTokens, painted_files: Sequence[Path]
+) -> None:
     """Write a head of strokes; it notes how masks are read, and the photos that were painted."""
     checkpoint = HeadCheckpoint.from_module(
         head,
         backbone=tokens.backbone,
         preprocess=tokens.preprocess,
         training={"masks": {"nodata": [UNPAINTED]}},
-        training_images=images_of_hashes(image_hashes(painted)),
+        training_images=images_of_hashes(image_hashes(painted_files)),
     )
     checkpoint.save(file)
 
