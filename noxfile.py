@@ -84,7 +84,7 @@ def install(session: nox.Session, dependencies: str) -> Path:
     """Install dinoneck with one end of the supported versions; return the file that names them."""
     requirements = Path(session.create_tmp()) / f"{dependencies}.txt"
     python = str(Path(session.bin) / "python")
-    session.run(
+    session.run_install(
         "uv",
         "pip",
         "compile",
