@@ -26,7 +26,7 @@ nox.needs_version = ">=2024.10"
 nox.options.default_venv_backend = "uv"
 nox.options.error_on_missing_interpreters = False
 
-PYTHONS = ("3.11", "3.12", "3.13")
+PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 RESOLUTIONS = {"oldest": "lowest-direct", "newest": "highest"}
 STORED = "tests/docs/test_measured_pages.py::test_the_matrix_is_of_the_supported_pythons_and_without_a_failure"
 RUNTIME_TESTS = ("tests/unit/backbones", "tests/unit/cli")
@@ -84,7 +84,7 @@ def install(session: nox.Session, dependencies: str) -> Path:
     """Install dinoneck with one end of the supported versions; return the file that names them."""
     requirements = Path(session.create_tmp()) / f"{dependencies}.txt"
     python = str(Path(session.bin) / "python")
-    session.run(
+    session.run_install(
         "uv",
         "pip",
         "compile",
