@@ -3,8 +3,8 @@
 uv resolves both ends from ``pyproject.toml``: *oldest* takes the lowest release of every direct
 dependency that has a wheel for the Python, *newest* the highest. Interpreters are found on the
 machine; those that are missing are left out. Each cell writes its row of
-``benchmarks/results/matrix.json``, of which the page's table is made. Rows of another version of
-dinoneck are dropped. ``nox -s without_openvino`` runs the tests of backbones and of the command
+``benchmarks/results/matrix.json``, of which the page's table is made. Rows of other code are
+dropped. ``nox -s without_openvino`` runs the tests of backbones and of the command
 line without the extra ``fast``.
 """
 
@@ -20,13 +20,13 @@ import nox
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from benchmarks.results import RESULTS, processor, read, write
+from benchmarks.results import RESULTS, is_stale, processor, read, write
 
 nox.needs_version = ">=2024.10"
 nox.options.default_venv_backend = "uv"
 nox.options.error_on_missing_interpreters = False
 
-PYTHONS = ("3.11", "3.12", "3.13")
+PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 RESOLUTIONS = {"oldest": "lowest-direct", "newest": "highest"}
 STORED = "tests/docs/test_measured_pages.py::test_the_matrix_is_of_the_supported_pythons_and_without_a_failure"
 RUNTIME_TESTS = ("tests/unit/backbones", "tests/unit/cli")
@@ -68,7 +68,7 @@ def matrix(session: nox.Session, dependencies: str) -> None:
     machine["versions"] = {"dinoneck": str(own).strip()}
     path = RESULTS / "matrix.json"
     stored = read(path).get("quick tier") if path.exists() else None
-    rows = stored["rows"] if stored and stored["machine"]["versions"] == machine["versions"] else {}
+    rows = stored["rows"] if stored and not is_stale(stored) else {}
     write(
         path,
         "matrix",
@@ -84,7 +84,7 @@ def install(session: nox.Session, dependencies: str) -> Path:
     """Install dinoneck with one end of the supported versions; return the file that names them."""
     requirements = Path(session.create_tmp()) / f"{dependencies}.txt"
     python = str(Path(session.bin) / "python")
-    session.run(
+    session.run_install(
         "uv",
         "pip",
         "compile",

@@ -59,7 +59,7 @@ SOURCES = {  # benchmark -> folders and files of src/dinoneck
     ),
     "demo": ("backbones", "cli/demo.py", "data", *TRAINED),
     "matrix": (".",),
-    "first_prediction": ("cli", "data", *TRAINED),
+    "first_prediction": ("backbones", "cli", "data", "inference", "runtime", *TRAINED),
     "evidence": (
         "backbones",
         "data",

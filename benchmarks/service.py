@@ -372,7 +372,12 @@ def load(head: Path, count: int, batch: int = 1, runtime: str = "torch") -> dict
         if (reply.status, reply.json().get("code")) != (request.status, request.code):
             wrong.append(f"{request.kind}: {reply.status} {reply.body[:200]!r}")
 
-    with running(head, *options, OMP_NUM_THREADS="1") as service, contextlib.ExitStack() as stack:
+    # torch computes as many requests at once as there are cores, OpenVINO one on all of them
+    threads = 1 if runtime == "torch" else os.cpu_count() or 1
+    with (
+        running(head, *options, OMP_NUM_THREADS=str(threads)) as service,
+        contextlib.ExitStack() as stack,
+    ):
         for number in range(IDLE):
             # every second one has sent half the head of a request
             sent = b"GET /health HTTP/1.1\r\nX-" if number % 2 == 1 else b""
