@@ -2,10 +2,10 @@
 
 uv resolves both ends from ``pyproject.toml``: *oldest* takes the lowest release of every direct
 dependency that has a wheel for the Python, *newest* the highest. Interpreters are found on the
-machine; those that are missing are left out. Each cell writes its row of
-``benchmarks/results/matrix.json``, of which the page's table is made. Rows of other code are
-dropped. ``nox -s without_openvino`` runs the tests of backbones and of the command
-line without the extra ``fast``.
+machine; those that are missing are left out. ``benchmarks/results/matrix.json`` has a table for each
+Python, in which each cell writes its row; the page shows the tables. A row of other code is dropped.
+``nox -s without_openvino`` runs the tests of backbones and of the command line without the extra
+``fast``.
 """
 
 from __future__ import annotations
@@ -54,30 +54,32 @@ def matrix(session: nox.Session, dependencies: str) -> None:
         env={"OMP_NUM_THREADS": "1"},
         success_codes=[0, 1],
     )
-    found, name = versions(requirements), f"Python {session.python}, {dependencies}"
+    found = versions(requirements)
     row = {library: found[library] for library in SHOWN} | counts(report)
+    store_row(session, dependencies, row)
+    if row["failed"]:
+        session.error(f"{session.python}, {dependencies}: {row['failed']} tests failed")
+
+
+def store_row(session: nox.Session, dependencies: str, row: dict[str, str | int]) -> None:
+    """Write the row of a cell into the table of its Python, next to that of the other end."""
+    own = session.run(
+        "python", "-c", "from dinoneck.version import __version__; print(__version__)", silent=True
+    )
     machine = {
         "cpu": processor(),
         "cores": os.cpu_count(),
         "threads": 1,
         "system": platform.system(),
+        "versions": {"dinoneck": str(own).strip()},
     }
-    own = session.run(
-        "python", "-c", "from dinoneck.version import __version__; print(__version__)", silent=True
-    )
-    machine["versions"] = {"dinoneck": str(own).strip()}
     path = RESULTS / "matrix.json"
-    stored = read(path).get("quick tier") if path.exists() else None
-    rows = stored["rows"] if stored and not is_stale(stored) else {}
-    write(
-        path,
-        "matrix",
-        "make matrix",
-        machine,
-        {"quick tier": dict(sorted({**rows, name: row}.items()))},
-    )
-    if row["failed"]:
-        session.error(f"{name}: {row['failed']} tests failed")
+    title = f"Python {session.python}"
+    rows = {dependencies: row}
+    stored = read(path).get(title) if path.exists() else None
+    if stored is not None and not is_stale(stored):
+        rows = {**stored["rows"], **rows}
+    write(path, "matrix", "make matrix", machine, {title: dict(sorted(rows.items()))})
 
 
 def install(session: nox.Session, dependencies: str) -> Path:

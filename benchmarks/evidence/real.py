@@ -25,6 +25,7 @@ from dinoneck.training import (
 from dinoneck.training.comparison import prepare_heads, train_heads
 
 CLASSES = ("soil", "crop", "weed")
+SIZE = (352, 480)  # height, width: of a field image in whole patches of 16 px
 SHORT_SIZE = (96, 128)  # height, width
 SHORT_EVERY = 20  # with --short, one image of so many
 # name of the row -> head, and whether it reads the last of the layers alone
@@ -121,6 +122,25 @@ def scores_of(options: Namespace, seed: int, out: str, **changes: Any) -> dict[s
     return scores
 
 
+def store_of(options: Namespace, layers: Sequence[int]) -> Path:
+    """Extract the tokens of the field images, which several runs read; a finished store is left as it is.
+
+    Raises:
+        RuntimeError: if the command failed.
+    """
+    data = options.data / "crop_cover"
+    height, width = SHORT_SIZE if options.short else SIZE
+    store = options.runs / f"tokens-{height}x{width}-{'-'.join(map(str, layers))}"
+    command = ["extract", str(data / "images"), "--root", str(data), "--out", str(store)]
+    command += ["--size", f"{height}x{width}", "--resize", "crop", "--device", options.device]
+    command += ["--backbone", options.backbone, "--layers", *map(str, layers)]
+    if options.random:
+        command.append("--random-backbone")
+    if dinoneck(command):
+        raise RuntimeError("the extraction failed; its message is above")
+    return store
+
+
 def pooled_r2(runs: Sequence[Mapping[str, Any]], target: str, method: str) -> str:
     """Return the spread over runs of the R² of all held-out images."""
     return spread([scores[target][method]["r2"]["pooled"] for scores in runs])
@@ -128,7 +148,10 @@ def pooled_r2(runs: Sequence[Mapping[str, Any]], target: str, method: str) -> st
 
 def cover(options: Namespace) -> dict[str, Row]:
     """Return R² of the cover of images held out by group: PatchMeanHead, ridge regression, their average."""
-    runs = [scores_of(options, seed, f"cover/{seed}") for seed in range(options.rounds)]
+    tokens = {"store": store_of(options, layers_of(options.backbone)[-1:])}
+    runs = [
+        scores_of(options, seed, f"cover/{seed}", data=tokens) for seed in range(options.rounds)
+    ]
     table: dict[str, Row] = {}
     for method in runs[0][CLASSES[0]]:
         table[method] = {target: pooled_r2(runs, target, method) for target in CLASSES}
@@ -143,6 +166,7 @@ def cells(options: Namespace) -> dict[str, Row]:
         layers = layers_of(options.backbone)
         if last_only:
             layers = layers[-1:]
+        store = store_of(options, layers)
         runs = []
         for seed in range(options.rounds):
             scores = scores_of(
@@ -150,7 +174,7 @@ def cells(options: Namespace) -> dict[str, Row]:
                 seed,
                 f"cells/{title}-{seed}",
                 layers=layers,
-                data={"labels": "mask", "classes": CLASSES},
+                data={"store": store, "labels": "mask", "classes": CLASSES},
                 head=head,
                 tasks=tasks,
             )
