@@ -4,7 +4,7 @@
     python -m benchmarks evidence --random [--only PART ...]
     python -m benchmarks evidence --random --short        # checks the code: few images and epochs
 
-PART is cover, cells, masks, resolution, boxes, heads, interval_fields, interval_pasture, gram,
+PART is cover, baselines, cells, masks, resolution, boxes, heads, interval_fields, interval_pasture, gram,
 arrangement or rooms.
 
 ``make evidence`` calls it. DATA holds crop_cover, blood_cells and rgbd_room; ``DINONECK_WEIGHTS``
@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.evidence import published, real
+from benchmarks.evidence.baselines import baselines
 from benchmarks.evidence.drawn import arrangement, gram, rooms
 from benchmarks.evidence.intervals import interval_fields, interval_pasture
 from benchmarks.evidence.peers import heads
@@ -37,6 +38,7 @@ STEPS = {
     "published": published.golden,
     "points": published.points,
     "cover": real.cover,
+    "baselines": baselines,
     "cells": real.cells,
     "masks": real.masks,
     "resolution": resolution,
@@ -50,7 +52,7 @@ STEPS = {
 }
 NEED_WEIGHTS = ("published",)  # left out with random weights
 # left out with published weights, unless asked for
-NEED_NONE = ("interval_pasture", "gram", "arrangement", "rooms")
+NEED_NONE = ("baselines", "interval_pasture", "gram", "arrangement", "rooms")
 # file of a run -> name of its repository on the Hub, after "dinoneck-"
 PUSHED = {
     "cover/0/head.safetensors": "crop-cover",
