@@ -28,6 +28,7 @@ CLASSES = ("soil", "crop", "weed")
 SIZE = (352, 480)  # height, width: of a field image in whole patches of 16 px
 SHORT_SIZE = (96, 128)  # height, width
 SHORT_EVERY = 20  # with --short, one image of so many
+CELLS_EPOCHS = 12  # a pyramid of four layers takes minutes for 40
 # name of the row -> head, and whether it reads the last of the layers alone
 CELLS: dict[str, tuple[dict[str, Any], bool]] = {
     "LinearHead": ({"type": "linear"}, True),
@@ -175,6 +176,7 @@ def cells(options: Namespace) -> dict[str, Row]:
                 f"cells/{title}-{seed}",
                 layers=layers,
                 data={"store": store, "labels": "mask", "classes": CLASSES},
+                optim={"epochs": CELLS_EPOCHS},
                 head=head,
                 tasks=tasks,
             )
