@@ -169,7 +169,7 @@ def write(
         "machine": dict(machine),
         "sources": source_hash(name),
     }
-    all_tables = read(path) if path.exists() else {}
+    all_tables = json.loads(path.read_text())["tables"] if path.exists() else {}
     for title, rows in tables.items():
         all_tables[title] = {**about, "rows": rows}
     path.parent.mkdir(parents=True, exist_ok=True)

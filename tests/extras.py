@@ -184,6 +184,8 @@ def main(folder: Path) -> None:
 
     machine = {
         "cpu": processor(),
+        "cores": os.cpu_count(),
+        "threads": os.environ.get("OMP_NUM_THREADS", "as torch chooses"),
         "system": platform.system(),
         "versions": {"dinoneck": __version__, "python": platform.python_version()},
     }
