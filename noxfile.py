@@ -3,9 +3,9 @@
 uv resolves both ends from ``pyproject.toml``: *oldest* takes the lowest release of every direct
 dependency that has a wheel for the Python, *newest* the highest. Interpreters are found on the
 machine; those that are missing are left out. ``benchmarks/results/matrix.json`` has a table for each
-Python, in which each cell writes its row; the page shows the tables. A row of other code is dropped.
-``nox -s without_openvino`` runs the tests of backbones and of the command line without the extra
-``fast``.
+Python, in which each cell writes its row; the page shows the tables. A row of other code or of
+another machine is dropped. ``nox -s without_openvino`` runs the tests of backbones and of the
+command line without the extra ``fast``.
 """
 
 from __future__ import annotations
@@ -62,8 +62,11 @@ def matrix(session: nox.Session, dependencies: str) -> None:
 
 
 def store_row(session: nox.Session, dependencies: str, row: dict[str, str | int]) -> None:
-    """Write the row of a cell into the table of its Python, next to that of the other end."""
-    own = session.run(
+    """Write the row of a cell into the table of its Python.
+
+    The row of the other end stays if it is of the same code and machine.
+    """
+    printed = session.run(
         "python", "-c", "from dinoneck.version import __version__; print(__version__)", silent=True
     )
     machine = {
@@ -71,14 +74,16 @@ def store_row(session: nox.Session, dependencies: str, row: dict[str, str | int]
         "cores": os.cpu_count(),
         "threads": 1,
         "system": platform.system(),
-        "versions": {"dinoneck": str(own).strip()},
+        "versions": {"dinoneck": str(printed).strip()},
     }
     path = RESULTS / "matrix.json"
     title = f"Python {session.python}"
-    rows = {dependencies: row}
-    stored = read(path).get(title) if path.exists() else None
-    if stored is not None and not is_stale(stored):
-        rows = {**stored["rows"], **rows}
+    rows = {}
+    if path.exists():
+        stored = read(path).get(title)
+        if stored is not None and not is_stale(stored) and stored["machine"] == machine:
+            rows = stored["rows"]
+    rows[dependencies] = row
     write(path, "matrix", "make matrix", machine, {title: dict(sorted(rows.items()))})
 
 

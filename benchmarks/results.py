@@ -169,7 +169,9 @@ def write(
         "machine": dict(machine),
         "sources": source_hash(name),
     }
-    all_tables = json.loads(path.read_text())["tables"] if path.exists() else {}
+    all_tables = {}
+    if path.exists():
+        all_tables = json.loads(path.read_text())["tables"]
     for title, rows in tables.items():
         all_tables[title] = {**about, "rows": rows}
     path.parent.mkdir(parents=True, exist_ok=True)

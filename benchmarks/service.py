@@ -373,7 +373,9 @@ def load(head: Path, count: int, batch: int = 1, runtime: str = "torch") -> dict
             wrong.append(f"{request.kind}: {reply.status} {reply.body[:200]!r}")
 
     # torch computes as many requests at once as there are cores, OpenVINO one on all of them
-    threads = 1 if runtime == "torch" else os.cpu_count() or 1
+    threads = 1
+    if runtime == "openvino":
+        threads = os.cpu_count() or 1
     with (
         running(head, *options, OMP_NUM_THREADS=str(threads)) as service,
         contextlib.ExitStack() as stack,

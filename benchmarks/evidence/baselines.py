@@ -24,61 +24,75 @@ RUNS = {
         "--head '{type: fpn, fpn_dim: 64, tower_depth: 1}'"
     ),
 }
-METHODS = ("head", "linear", "average")
+BASELINES = ("linear", "average")
+METHODS = ("head", *BASELINES)
 
 
 def baselines(options: Namespace) -> dict[str, Row]:
     """Return R² over all targets of images held out by group, on dinoneck_tiny, whose weights are random.
 
-    Differences have the means of the ends of the reports' 95 % intervals over groups.
+    Differences have 95 % intervals over groups.
     """
     table: dict[str, Row] = {}
-    for number, title in enumerate(RUNS):
-        reports = [overall_scores(options, title, number, seed) for seed in range(options.rounds)]
+    for title in RUNS:
+        runs = []
+        for seed in range(options.rounds):
+            runs.append(overall_scores(options, title, seed))
         row: Row = {}
         for method in METHODS:
-            row[method] = spread([scores[method]["r2"]["pooled"] for scores in reports])
-        for method in METHODS[1:]:
-            row[f"head − {method}"] = difference(reports, method)
+            row[method] = spread([scores[method]["r2"]["pooled"] for scores in runs])
+        for method in BASELINES:
+            row[f"head − {method}"] = difference(runs, method)
         table[title] = row
     return table
 
 
-def overall_scores(options: Namespace, title: str, number: int, seed: int) -> dict[str, Any]:
+def overall_scores(options: Namespace, title: str, seed: int) -> dict[str, Any]:
     """Train by the command and return the scores over all targets.
 
     Args:
         options: of the benchmark.
         title: a key of ``RUNS``.
-        number: of the row.
         seed: of the run.
 
     Raises:
         RuntimeError: if the command failed.
     """
-    out = options.runs / "baselines" / f"{number}-{seed}"
-    command = ["train", "--backbone", "dinoneck_tiny", *shlex.split(RUNS[title])]
-    if FIELDS in RUNS[title]:
-        table = options.data / "crop_cover" / "cover.csv"
+    letter, _ = title.split(":", 1)
+    out = options.runs / "baselines" / f"{letter}-{seed}"
+    run_options = shlex.split(RUNS[title])
+
+    command = ["train", "--backbone", "dinoneck_tiny", *run_options]
+    if "--pasture" not in run_options:  # the fields
+        images = options.data / "crop_cover"
+        table = images / "cover.csv"
         if options.short:
             table = short_table(table, options.runs)
-        command += ["--csv", str(table), "--images", str(options.data / "crop_cover")]
+        command += ["--csv", str(table), "--images", str(images)]
     if options.short:
         command += ["--epochs", "1", "--folds", "2"]
-    command += ["--seed", str(seed), "--device", options.device, "--out", str(out), "--overwrite"]
+    command += ["--seed", str(seed), "--device", options.device]
+    command += ["--out", str(out), "--overwrite"]
     if dinoneck(command):
         raise RuntimeError(f"{title}, seed {seed} failed; its message is above")
+
     report = json.loads((out / "report.json").read_text())
     scores: dict[str, Any] = report["scores"]["overall"]
     return scores
 
 
-def difference(reports: Sequence[Mapping[str, Any]], method: str) -> str:
-    """Return the mean difference of the head and a method in R², and the mean interval over groups."""
+def difference(runs: Sequence[Mapping[str, Any]], method: str) -> str:
+    """Return how much larger the R² of the head is than that of a method, with its 95 % interval.
+
+    The difference and both ends of the interval are means over the runs.
+    """
     differences = []
-    for scores in reports:
-        differences.append(scores["head"]["r2"]["pooled"] - scores[method]["r2"]["pooled"])
-    low, high = (
-        fmean(scores[method]["head_minus"]["r2"][end] for scores in reports) for end in (0, 1)
-    )
-    return f"{fmean(differences):z.3f} ({low:z.3f} … {high:z.3f})"
+    lows = []
+    highs = []
+    for scores in runs:
+        head_r2 = scores["head"]["r2"]["pooled"]
+        differences.append(head_r2 - scores[method]["r2"]["pooled"])
+        low, high = scores[method]["head_minus"]["r2"]
+        lows.append(low)
+        highs.append(high)
+    return f"{fmean(differences):z.3f} ({fmean(lows):z.3f} … {fmean(highs):z.3f})"

@@ -124,17 +124,24 @@ def scores_of(options: Namespace, seed: int, out: str, **changes: Any) -> dict[s
 
 
 def store_of(options: Namespace, layers: Sequence[int]) -> Path:
-    """Extract the tokens of the field images, which several runs read; a finished store is left as it is.
+    """Extract the tokens of the field images and return their store.
+
+    Several runs read it. A store that is finished already is left as it is.
 
     Raises:
         RuntimeError: if the command failed.
     """
     data = options.data / "crop_cover"
-    height, width = SHORT_SIZE if options.short else SIZE
-    store = options.runs / f"tokens-{height}x{width}-{'-'.join(map(str, layers))}"
+    height, width = SIZE
+    if options.short:
+        height, width = SHORT_SIZE
+    size = f"{height}x{width}"
+    layer_numbers = [str(layer) for layer in layers]
+    store = options.runs / f"tokens-{size}-{'-'.join(layer_numbers)}"
+
     command = ["extract", str(data / "images"), "--root", str(data), "--out", str(store)]
-    command += ["--size", f"{height}x{width}", "--resize", "crop", "--device", options.device]
-    command += ["--backbone", options.backbone, "--layers", *map(str, layers)]
+    command += ["--size", size, "--resize", "crop", "--device", options.device]
+    command += ["--backbone", options.backbone, "--layers", *layer_numbers]
     if options.random:
         command.append("--random-backbone")
     if dinoneck(command):
@@ -149,10 +156,11 @@ def pooled_r2(runs: Sequence[Mapping[str, Any]], target: str, method: str) -> st
 
 def cover(options: Namespace) -> dict[str, Row]:
     """Return R² of the cover of images held out by group: PatchMeanHead, ridge regression, their average."""
-    tokens = {"store": store_of(options, layers_of(options.backbone)[-1:])}
-    runs = [
-        scores_of(options, seed, f"cover/{seed}", data=tokens) for seed in range(options.rounds)
-    ]
+    last_layer = layers_of(options.backbone)[-1:]
+    data = {"store": store_of(options, last_layer)}
+    runs = []
+    for seed in range(options.rounds):
+        runs.append(scores_of(options, seed, f"cover/{seed}", data=data))
     table: dict[str, Row] = {}
     for method in runs[0][CLASSES[0]]:
         table[method] = {target: pooled_r2(runs, target, method) for target in CLASSES}
