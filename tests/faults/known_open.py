@@ -28,6 +28,11 @@ OPEN_CASES = (
         "notice them, nor does `backbone.record()`. `save_head(backbone=backbone)` and "
         "`Detector.save` hash the weights again, and do.",
     ),
+    OpenCase(
+        r"train: unfreeze-last=1, layer-decay=",
+        "`--layer-decay` has no effect where only the last block is trained "
+        "(`--unfreeze-last 1`), and is not refused.",
+    ),
 )
 
 

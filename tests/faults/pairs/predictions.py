@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from tests.faults.pairs.options import (
 
 from dinoneck import DinoneckError, PatchMeanHead, Predictor, Task, save_head
 from dinoneck.data import Preprocessing
+from dinoneck.tasks import Interval
 
 SIZE, WHOLE = (32, 48), (64, 96)  # of the heads and of the images: four tiles
 NAMES = ("a.png", "b.png", "c.png")
@@ -31,6 +33,7 @@ OPTIONS = (
     Option("heads", "mass", ["words", "two", "keys", "same key twice"]),
     Option("recorded tta", None, ["flip4", "d6"]),
     Option("recorded resize", "stretch", ["pad", "crop"]),
+    Option("recorded interval", None, ["none", "flip4"]),  # the views of its residuals
     Option("images", "8 bits", ["12 bits", "with a broken one"]),
     Option("tta", None, ["none", "flip4", "d6"]),
     Option("bits", None, [12, 16]),
@@ -44,12 +47,17 @@ OPTIONS = (
     Option("backbone-file", None, ["the same", "other weights"]),
     Option("random-backbone", None, ["on"]),
     Option("probe", None, ["on"]),
+    Option("interval", None, [0.5, 0.9]),
+    Option("runtime", None, ["torch", "openvino", "auto"]),
+    Option("precision", None, ["bfloat16"]),
     Option("skip-unusable", None, ["on"]),
     Option("device", None, ["cpu"]),
 )
 CASES = [*pairs(OPTIONS)]
 TOLERANCE = 2e-4  # tables have six digits
 STORE_TOLERANCE = 5e-3  # tokens of half precision
+BFLOAT16_TOLERANCE = 4e-2
+HALF_WIDTHS = {0.5: 1.5, 0.9: 4.0}
 VIEWS = {
     None: MIRRORED[:1],
     "none": MIRRORED[:1],
@@ -86,8 +94,8 @@ class World:
                 )
         shutil.copytree(folder / "8 bits", folder / "with a broken one")
         (folder / "with a broken one" / "d.png").write_bytes(b"not an image")
-        self.backbone.save_weights(folder / "the same")
-        kit.backbone(seed=1).save_weights(folder / "other weights")
+        self.backbone.save_weights(folder / "the same.safetensors")
+        kit.backbone(seed=1).save_weights(folder / "other weights.safetensors")
         table = ["image,mass,kind", *(f"{name},{i},x" for i, name in enumerate(NAMES))]
         (folder / "table.csv").write_text("\n".join(table) + "\n")
         stores = (
@@ -118,17 +126,54 @@ class World:
             raise Differs(f"the rows are of {sorted(rows)}")
         kind = "12 bits" if settings["images"] == "12 bits" else "8 bits"
         tolerance = TOLERANCE if settings["store"] is None else STORE_TOLERANCE
+        if settings["precision"] == "bfloat16":
+            tolerance = BFLOAT16_TOLERANCE
         for name in NAMES:
             right = self._by_hand(settings, heads, self.folder / kind / name)
             for column, value in right.items():
                 found = float(rows[name[0]][column])
                 check_same([found], [value], f"{column} of {name}", tolerance)
+                self._check_bounds(settings, rows[name[0]], column, value, tolerance)
+
+    def _check_bounds(
+        self, settings: Settings, row: dict[str, str], column: str, value: float, tolerance: float
+    ) -> None:
+        """Compare the interval of a number with the half widths of its file; shares of classes have none.
+
+        Raises:
+            Differs: if bounds are missing, are there although their residuals are of more views
+                than the predictions, or are other ones.
+        """
+        views = settings["recorded interval"]
+        tta = settings["tta"] or settings["recorded tta"] or "none"
+        has_bounds = f"{column} low" in row
+        if views is None or ":" in column or len(VIEWS[tta]) < len(VIEWS[views]):
+            if has_bounds:
+                raise Differs(f"{column} has bounds, of residuals of {views} with views {tta}")
+            return
+        if not has_bounds:
+            if settings["interval"] is not None or (views == tta and settings["tile"] is None):
+                raise Differs(f"{column} has no bounds")
+            return
+        half_width = HALF_WIDTHS[settings["interval"] or 0.9]
+        found = [float(row[f"{column} {end}"]) for end in ("low", "high")]
+        right = [value - half_width, value + half_width]
+        check_same(found, right, f"the bounds of {column}", tolerance)
 
     def _save_heads(self, settings: Settings) -> dict[str, list[Any]]:
         """Save the heads of a case; return key -> heads."""
         kind = settings["heads"]
-        first = self._head(self.tasks["words" if kind == "words" else "mass"], seed=0)
-        second = self._head(self.tasks["words" if kind == "keys" else "mass"], seed=1)
+        mass = self.tasks["mass"]
+        if settings["recorded interval"] is not None:
+            interval = Interval(
+                levels=tuple(HALF_WIDTHS),
+                half_widths=tuple(HALF_WIDTHS.values()),
+                groups=40,
+                views=settings["recorded interval"],
+            )
+            mass = replace(mass, interval=(interval,))
+        first = self._head(self.tasks["words"] if kind == "words" else mass, seed=0)
+        second = self._head(self.tasks["words"] if kind == "keys" else mass, seed=1)
         recipe = self._recipe(settings)
         for name, head in (("first", first), ("second", second)):
             save_head(
@@ -159,7 +204,17 @@ class World:
         if settings["store"] is not None:
             words = ["--store", self.folder / f"store {settings['store']}"]
         words += ["--heads", *heads.get(settings["heads"], [first])]
-        for name in ("tta", "bits", "tile", "overlap", "batch-size", "device"):
+        for name in (
+            "tta",
+            "bits",
+            "tile",
+            "overlap",
+            "batch-size",
+            "device",
+            "interval",
+            "runtime",
+            "precision",
+        ):
             if settings[name] is not None:
                 words += [f"--{name}", settings[name]]
         for name in ("maps", "overlay"):
@@ -168,7 +223,7 @@ class World:
         if settings["truth"] is not None:
             words += ["--truth", self.folder / "table.csv"]
         if settings["backbone-file"] is not None:
-            words += ["--backbone-file", self.folder / settings["backbone-file"]]
+            words += ["--backbone-file", self.folder / f"{settings['backbone-file']}.safetensors"]
         for name in ("random-backbone", "probe", "skip-unusable"):
             if settings[name] is not None:
                 words += [f"--{name}"]
