@@ -29,7 +29,7 @@ OPEN_CASES = (
         "`Detector.save` hash the weights again, and do.",
     ),
     OpenCase(
-        r"train: unfreeze-last=1, layer-decay=",
+        r"train: unfreeze-last=1, layer-decay=0\.5: layer-decay has no effect",
         "`--layer-decay` has no effect where only the last block is trained "
         "(`--unfreeze-last 1`), and is not refused.",
     ),

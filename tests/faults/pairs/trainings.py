@@ -89,7 +89,7 @@ FILES: dict[str, dict[Any, Groups]] = {
     "optimizer": {"sam": {"optim": {"optimizer": "sam"}}},
 }
 OPTIONS = tuple(Option(name, None, [*values]) for name, values in WORDS.items())
-# those whose effect is not on the predictions of the folds, or depends on the data
+# those that need not change a prediction: they change scores or rounding, or depend on the data
 WITHOUT_EFFECT = (
     "tta",
     "fold",
@@ -213,13 +213,11 @@ class Field:
                 members = [rows[image] for rows in predictions]
                 mean = {name: np.mean([member[name] for member in members], axis=0) for name in row}
                 check_same(row, mean, f"the run's head on image {image}", TOLERANCE)
-            return [
-                found,
-                *by_fold.values(),
-            ]  # the report scores the folds' heads, whatever predicts
+            # with --predict-with linear, options of the head change the heads of the folds alone
+            return {"run": found, **by_fold}
         if whole.exists():
-            by_fold["all"] = [_plain(row) for row in Predictor(whole, tta="none")(paths)]
-        return [*by_fold.values()]
+            by_fold["run"] = [_plain(row) for row in Predictor(whole, tta="none")(paths)]
+        return by_fold
 
     def _check_table(self, run: Path, by_fold: dict[str, Any], tolerance: float) -> None:
         num_compared = 0
