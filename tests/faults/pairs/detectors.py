@@ -246,10 +246,17 @@ def by_the_command(saved: Saved) -> Any:
         raise DinoneckError(ran.err.splitlines()[-1])
     rows = [*csv.DictReader(table.open())]
     corners = ("x0", "y0", "x1", "y1")
-    check_same([row["name"] for row in rows], saved.boxes["names"], "names")
-    boxes = [[float(row[key]) for key in corners] for row in rows]
-    scores = [float(row["score"]) for row in rows]
-    tolerance = TOLERANCE if saved.settings["dtype"] == "float32" else HALF_TOLERANCE
+    names = []
+    boxes = []
+    scores = []
+    for row in rows:
+        names.append(row["name"])
+        boxes.append([float(row[key]) for key in corners])
+        scores.append(float(row["score"]))
+    check_same(names, saved.boxes["names"], "names")
+    tolerance = HALF_TOLERANCE
+    if saved.settings["dtype"] == "float32":
+        tolerance = TOLERANCE
     for what, found, rounding in (("boxes", boxes, TABLE_PX), ("scores", scores, TABLE_SCORE)):
         right = np.asarray(saved.boxes[what])
         difference = np.abs(np.asarray(found) - right).max()

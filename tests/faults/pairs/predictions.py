@@ -34,9 +34,8 @@ OPTIONS = (
     Option("heads", "mass", ["words", "two", "keys", "same key twice"]),
     Option("recorded tta", None, ["flip4", "d6"]),
     Option("recorded resize", "stretch", ["pad", "crop"]),
-    Option(
-        "recorded interval", None, ["none", "flip4"]
-    ),  # the views of the predictions whose residuals made it
+    # named by the views of the predictions whose residuals gave the interval
+    Option("recorded interval", None, ["none", "flip4"]),
     Option("images", "8 bits", ["12 bits", "with a broken one"]),
     Option("tta", None, ["none", "flip4", "d6"]),
     Option("bits", None, [12, 16]),
@@ -139,7 +138,9 @@ class World:
                 self._check_bounds(settings, rows[name[0]], column)
 
     def _check_bounds(self, settings: Settings, row: dict[str, str], column: str) -> None:
-        """Compare the interval of a number with the half widths of its file; shares of classes have none.
+        """Compare the interval of a number with the half widths of its file.
+
+        Shares of classes have none.
 
         Raises:
             Differs: if bounds are missing, are there although tiles or other views are predicted,
@@ -148,7 +149,7 @@ class World:
         views = settings["recorded interval"]
         tta = settings["tta"] or settings["recorded tta"] or "none"
         is_number = ":" not in column
-        # residuals of the image alone hold for the mean of views, those of views for these alone
+        # an interval of the image alone holds for all views, one of several views for these alone
         is_expected = is_number and views in ("none", tta) and settings["tile"] is None
         has_bounds = f"{column} low" in row
         if has_bounds != is_expected:
