@@ -25,19 +25,33 @@ BOX = (
 def surface(number: int, seed: int = 0) -> Tensor:
     """Points (N, 3) drawn evenly over all surfaces; the floor under the box is one of them, and never seen."""
     generator = torch.Generator().manual_seed(seed)
-    corners, areas = [], []
-    for low, high in (ROOM, BOX):
-        for axis in range(3):
-            others = [k for k in range(3) if k != axis]
-            for end in (low, high):
-                a, b = low.clone(), high.clone()
-                a[axis] = b[axis] = end[axis]
-                corners.append((a, b))
-                areas.append(float((high - low)[others].prod()))
-    del corners[10], areas[10]  # the box has no underside of its own
-    face = torch.multinomial(torch.tensor(areas), number, replacement=True, generator=generator)
-    low, high = (torch.stack(side)[face] for side in zip(*corners, strict=True))
-    return low + torch.rand(number, 3, dtype=torch.float64, generator=generator) * (high - low)
+    faces = [*faces_of(ROOM), *faces_of(BOX, underside=False)]
+    areas = torch.tensor([area for _, _, area in faces])
+    face_of_point = torch.multinomial(areas, number, replacement=True, generator=generator)
+    low = torch.stack([low for low, _, _ in faces])[face_of_point]
+    high = torch.stack([high for _, high, _ in faces])[face_of_point]
+    shares = torch.rand(number, 3, dtype=torch.float64, generator=generator)
+    return low + shares * (high - low)
+
+
+def faces_of(
+    cuboid: tuple[Tensor, Tensor], underside: bool = True
+) -> list[tuple[Tensor, Tensor, float]]:
+    """Return the lowest and the highest corner of every face, and its area in m²."""
+    lowest, highest = cuboid
+    faces = []
+    for axis in range(3):
+        sides = [other for other in range(3) if other != axis]
+        area = float((highest - lowest)[sides].prod())
+        for end in (lowest, highest):
+            if axis == 2 and end is lowest and not underside:
+                continue
+            low = lowest.clone()
+            high = highest.clone()
+            low[axis] = end[axis]
+            high[axis] = end[axis]
+            faces.append((low, high, area))
+    return faces
 
 
 def first_hit(origins: Tensor, directions: Tensor) -> Tensor:
