@@ -191,38 +191,43 @@ class Field:
                 raise Differs(f"rows of one {column} are in several folds")
 
     def _check_files(self, settings: Settings, run: Path) -> Any:
-        """Predict with the file of each fold, and with that of the run."""
-        files = sorted(run.glob("heads/fold-*.safetensors"))
-        paths = [self.images / f"{number}.png" for number in range(COUNT)]
+        """Predict with the file of each fold, and with that of the run; return the predictions by file."""
         by_fold = {}
-        for file in files:
-            number = file.stem.partition("-")[2]
-            by_fold[number] = [_plain(row) for row in Predictor(file, tta="none")(paths)]
+        for file in sorted(run.glob("heads/fold-*.safetensors")):
+            _, fold = file.stem.split("-", 1)
+            by_fold[fold] = self._predict(file)
         if settings["folds"] != "one":
             tolerance = TOLERANCE if settings["precision"] is None else BFLOAT16_TOLERANCE
             self._check_table(run, by_fold, tolerance)
-        whole = run / "head.safetensors"
-        is_live = settings["lora"] or settings["unfreeze-last"]
-        if whole.exists() and by_fold and not is_live:  # those are trained on all images
-            found = [_plain(row) for row in Predictor(whole, tta="none")(paths)]
-            folder = "heads" if settings["predict-with"] is None else "baselines"
-            predictions = []
-            for file in sorted(run.glob(f"{folder}/fold-*.safetensors")):
-                predictions.append([_plain(row) for row in Predictor(file, tta="none")(paths)])
-            for image, row in enumerate(found):
-                members = [rows[image] for rows in predictions]
-                mean = {name: np.mean([member[name] for member in members], axis=0) for name in row}
-                check_same(row, mean, f"the run's head on image {image}", TOLERANCE)
-            # with --predict-with linear, options of the head change the heads of the folds alone
-            return {"run": found, **by_fold}
-        if whole.exists():
-            by_fold["run"] = [_plain(row) for row in Predictor(whole, tta="none")(paths)]
-        return by_fold
+
+        run_head = run / "head.safetensors"
+        if not run_head.exists():
+            return by_fold
+        predictions = self._predict(run_head)
+        # with a tuned backbone the head of the run is trained once more, on all images
+        has_tuned_backbone = settings["lora"] or settings["unfreeze-last"]
+        if by_fold and not has_tuned_backbone:
+            members = by_fold
+            if settings["predict-with"] == "linear":
+                members = {
+                    file.stem: self._predict(file)
+                    for file in sorted(run.glob("baselines/fold-*.safetensors"))
+                }
+            _check_mean(predictions, [*members.values()])
+        # the folds too: with --predict-with linear, options of the head change them alone
+        return {"run": predictions, **by_fold}
+
+    def _predict(self, file: Path) -> list[dict[str, list[float]]]:
+        """Predict all images with one file."""
+        paths = [self.images / f"{number}.png" for number in range(COUNT)]
+        return [_plain(row) for row in Predictor(file, tta="none")(paths)]
 
     def _check_table(self, run: Path, by_fold: dict[str, Any], tolerance: float) -> None:
+        """Compare the head of each fold with what the table says of its held-out images."""
         num_compared = 0
         for row in _rows(run / "out_of_fold.csv"):
-            predictions = by_fold[row["fold"]][int(row["image"].partition(".")[0])]
+            number = int(row["image"].removesuffix(".png"))
+            predictions = by_fold[row["fold"]][number]
             for name, value in predictions.items():
                 stated = row.get(f"{name} (head)")
                 if stated is None:
@@ -259,6 +264,17 @@ class Field:
             alone = self._trainings.result_of({**settings, name: None})
             if alone is not None and _are_equal(alone, predictions):
                 raise Differs(f"{name} has no effect, and is not refused")
+
+
+def _check_mean(
+    predictions: list[dict[str, list[float]]], members: list[list[dict[str, list[float]]]]
+) -> None:
+    """Compare the predictions of a run with the mean of those of its folds, image by image."""
+    for image, row in enumerate(predictions):
+        mean = {}
+        for name in row:
+            mean[name] = np.mean([rows[image][name] for rows in members], axis=0)
+        check_same(row, mean, f"the run's head on image {image}", TOLERANCE)
 
 
 def _raise_refusal(ran: kit.Ran) -> None:
