@@ -99,7 +99,10 @@ def signature(value: Any) -> str:
         parameter.replace(annotation=without_notes(parameter.annotation))
         for parameter in found.parameters.values()
     ]
-    return re.sub(r"<factory>|0x[0-9a-f]+", "...", str(found.replace(parameters=parameters)))
+    text = str(found.replace(parameters=parameters))
+    # of a named tuple's fields, before Python 3.14
+    text = re.sub(r"ForwardRef\('(.*?)'\)", r"\1", text)
+    return re.sub(r"<factory>|0x[0-9a-f]+", "...", text)
 
 
 def without_notes(annotation: Any) -> Any:
