@@ -13,6 +13,7 @@ import random
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from dinoneck import DinoneckError, FeatureStore
 from dinoneck.data import View, Views
 
 NAMES = ["a.bmp", "b.bmp", "c.bmp"]
+IDS = ("a", "b", "c")
 OLD = (10**9, 10**9)  # a time of the shards' folder that the index trusts
 
 
@@ -31,121 +33,197 @@ class World:
     """A small sound store, its images, and what a head predicts from it; cases damage copies."""
 
     def __init__(self, folder: Path, share: float) -> None:
-        self.folder, self.share, self.backbone = folder, share, kit.backbone()
-        self.root, self.images, self.other = folder / "store", folder / "images", folder / "other"
-        write_images(self.images, NAMES)
-        write_images(self.other, NAMES, seed=30)  # the same names and, being BMP, the same sizes
+        self.folder = folder
+        self.share = share
+        self.backbone = kit.backbone()
         self.head = kit.head(kit.Task("x", dim=4))
-        sound = self.extracted(folder / "sound", self.images, shard_bytes=1)
-        self.right = self.predictions(sound)
-        os.utime(folder / "sound" / "data", OLD)
+        self.images = folder / "images"
+        self.other_images = folder / "other"
+        write_images(self.images, NAMES)
+        # the same names and, being BMP, the same sizes
+        write_images(self.other_images, NAMES, seed=30)
+        self.sound = folder / "sound"
+        self.right = self.predictions(self.extracted(self.sound, self.images, shard_bytes=1))
+        os.utime(self.sound / "data", OLD)
+        self.root = folder / "store"  # the copy that is damaged
 
     def extracted(
         self, root: Path, images: Path, shard_bytes: int = 1 << 20, **changes: Any
     ) -> FeatureStore:
         """Extract what is missing of a folder of images."""
-        views = Views(Views.named("flips4").views[:2])
-        options = {
+        options: dict[str, Any] = {
             "backbone": self.backbone,
-            "views": views,
+            "views": Views(Views.named("flips4").views[:2]),
             "image_size": (16, 32),
             "dtype": "int8",
         }
-        store = make(root, **(options | changes))
+        options.update(changes)
+        store = make(root, **options)
         store.extract(images, workers=1, shard_bytes=shard_bytes)
         return store
 
     def predictions(self, store: FeatureStore) -> dict[str, list[float]]:
-        """Predict from every view of every image that the store lists, and of every image that was stored."""
-        ids = sorted({*store.ids, *(Path(name).stem for name in NAMES)})
-        return {
-            i: self.head.predict(store.batch([i, i], [0, 1]))["x"].flatten().tolist() for i in ids
-        }
+        """Predict from both views of every image that the store lists, and of every image that was stored."""
+        predictions = {}
+        for image_id in sorted({*store.ids, *IDS}):
+            tokens = store.batch([image_id, image_id], [0, 1])
+            predictions[image_id] = self.head.predict(tokens)["x"].flatten().tolist()
+        return predictions
 
     def copy(self) -> Path:
         """Return the store, sound again and trusted by its times."""
         shutil.rmtree(self.root, ignore_errors=True)
-        shutil.copytree(self.folder / "sound", self.root)
+        shutil.copytree(self.sound, self.root)
         FeatureStore.open(self.root).refresh(rebuild=True)
         return self.root
 
     def outcome(
         self, extract: Path | None = None, right: dict[str, list[float]] | None = None
     ) -> str:
-        """Extract a folder of images, if one is given, then read everything, predict and judge."""
+        """Read everything, predict and judge.
+
+        Args:
+            extract: a folder of images that is extracted first.
+            right: the predictions to expect; None: those of the sound store.
+        """
+        if right is None:
+            right = self.right
         try:
             if extract is not None:
                 self.extracted(self.root, extract)
             store = FeatureStore.open(self.root)
-            predicted = self.predictions(store)
+            predictions = self.predictions(store)
             if store.verify():
                 return NOTICED
         except DinoneckError:
             return REFUSED
-        return HARMLESS if predicted == (right or self.right) else "the predictions are others"
+        if predictions == right:
+            return HARMLESS
+        return "the predictions are others"
 
 
 def flips(
-    world: World, files: str, most: int, part: str = "all", index_lost: bool = False
+    world: World, pattern: str, most: int, part: str = "all", index_is_lost: bool = False
 ) -> Iterator[str]:
-    """Flip one bit at a time of the files, at most so many; ``part`` of a shard: its header or its records."""
-    for path in sorted(world.copy().glob(files)):
+    """Flip one bit at a time.
+
+    Args:
+        world: has the store.
+        pattern: of the names of the files.
+        most: how many bits of a file, at most.
+        part: of a file: all, the header of a shard, or its records.
+        index_is_lost: whether the index is removed and the images are extracted again.
+    """
+    for path in sorted(world.copy().glob(pattern)):
         raw = path.read_bytes()
-        header = 8 + int.from_bytes(raw[:8], "little")
-        begin, end = {"all": (0, len(raw)), "header": (0, header), "records": (header, len(raw))}[
-            part
-        ]
-        bits = range(8 * begin, 8 * end)
-        for bit in random.Random(0).sample(bits, min(len(bits), max(5, round(world.share * most)))):
+        count = max(5, round(world.share * most))
+        for bit in bits_of(raw, part, count):
             damaged = bytearray(raw)
             damaged[bit // 8] ^= 1 << bit % 8
-            if index_lost:
+            if index_is_lost:
                 (world.copy() / "index.sqlite").unlink()
-            path.write_bytes(damaged)
-            yield world.outcome(world.images if index_lost else None)
+                path.write_bytes(damaged)
+                yield world.outcome(extract=world.images)
+            else:
+                path.write_bytes(damaged)
+                yield world.outcome()
         path.write_bytes(raw)
 
 
-def rows(world: World, *changes: str) -> Iterator[str]:
-    """Change rows of the index, each two images in turn."""
-    for one, other in itertools.permutations(("a", "b", "c"), 2):
+def bits_of(raw: bytes, part: str, count: int) -> list[int]:
+    """Return so many random bits of a part of a file."""
+    begin_of_records = 8 + int.from_bytes(raw[:8], "little")
+    begin = 0
+    end = len(raw)
+    if part == "header":
+        end = begin_of_records
+    elif part == "records":
+        begin = begin_of_records
+    bits = range(8 * begin, 8 * end)
+    return random.Random(0).sample(bits, min(len(bits), count))
+
+
+RENAME = "update image set id = {} where id = {}"
+EXCHANGE_IDS = (
+    RENAME.format(":free", ":first"),
+    RENAME.format(":first", ":second"),
+    RENAME.format(":second", ":free"),
+)
+EXCHANGE = (
+    "update image set {0} = (select {0} from image as partner where partner.id = "
+    "iif(image.id = :first, :second, :first)) where id in (:first, :second)"
+)
+EXCHANGE_RECORDS = (EXCHANGE.format("shard"), EXCHANGE.format("offsets"))
+TURN_GRID = "update image set rows = cols, cols = rows where id = :first"
+REMOVE_ROW = "delete from image where id = :first"
+
+
+def index_rows(world: World, *statements: str) -> Iterator[str]:
+    """Change rows of the index, of each two images in turn."""
+    for first, second in itertools.permutations(IDS, 2):
         with contextlib.closing(sqlite3.connect(world.copy() / "index.sqlite")) as database:
-            for change in changes:
-                database.execute(change, {"one": one, "other": other, "none": "z"})
+            for statement in statements:
+                database.execute(statement, {"first": first, "second": second, "free": "z"})
             database.commit()
         yield world.outcome()
 
 
-EXCHANGED = (
-    "update image set {0} = (select {0} from image as i where i.id = iif(image.id = :one, "
-    ":other, :one))"
+def remove_index(shard: Path, other: Path, spare: Path) -> None:
+    (shard.parents[1] / "index.sqlite").unlink()
+
+
+def cut(shard: Path, other: Path, spare: Path) -> None:
+    shard.write_bytes(shard.read_bytes()[:-1])
+
+
+def empty(shard: Path, other: Path, spare: Path) -> None:
+    shard.write_bytes(b"")
+
+
+def write_text(shard: Path, other: Path, spare: Path) -> None:
+    shard.write_text("Tokens of the first field, 2024\n" * 99)
+
+
+def remove(shard: Path, other: Path, spare: Path) -> None:
+    shard.unlink()
+
+
+def rename(shard: Path, other: Path, spare: Path) -> None:
+    shard.rename(spare)
+
+
+def duplicate(shard: Path, other: Path, spare: Path) -> None:
+    shutil.copy(shard, spare)
+
+
+def exchange(shard: Path, other: Path, spare: Path) -> None:
+    shard.rename(spare)
+    other.rename(shard)
+    spare.rename(other)
+
+
+def replace(shard: Path, other: Path, spare: Path) -> None:
+    shutil.copy(other, shard)
+
+
+# each takes a shard, another one, and a path for one more
+SHARD_CHANGES: tuple[Callable[[Path, Path, Path], None], ...] = (
+    remove_index,
+    cut,
+    empty,
+    write_text,
+    remove,
+    rename,
+    duplicate,
+    exchange,
+    replace,
 )
-EXCHANGED += " where id in (:one, :other)"
-RENAMED = "update image set id = {} where id = {}"
-IDS = [
-    RENAMED.format(*pair) for pair in ((":none", ":one"), (":one", ":other"), (":other", ":none"))
-]
 
 
-def moved(world: World) -> Iterator[str]:
+def changed_shards(world: World) -> Iterator[str]:
     """Remove the index; cut, remove, rename, duplicate, exchange and replace shards, whose folder keeps its time."""
-    changes: dict[str, Callable[[Path, Path, Path], object]] = {
-        "no index": lambda one, other, spare: (one.parents[1] / "index.sqlite").unlink(),
-        "cut": lambda one, other, spare: one.write_bytes(one.read_bytes()[:-1]),
-        "empty": lambda one, other, spare: one.write_bytes(b""),
-        "text": lambda one, other, spare: one.write_text("Tokens of the first field, 2024\n" * 99),
-        "remove": lambda one, other, spare: one.unlink(),
-        "rename": lambda one, other, spare: one.rename(spare),
-        "duplicate": lambda one, other, spare: shutil.copy(one, spare),
-        "exchange": lambda one, other, spare: [
-            one.rename(spare),
-            other.rename(one),
-            spare.rename(other),
-        ],
-        "replace": lambda one, other, spare: shutil.copy(other, one),
-    }
     for first, second in itertools.permutations(range(3), 2):
-        for change in changes.values():
+        for change in SHARD_CHANGES:
             data = world.copy() / "data"
             shards = sorted(data.iterdir())
             change(shards[first], shards[second], data / "w-1.safetensors")
@@ -153,70 +231,81 @@ def moved(world: World) -> Iterator[str]:
             yield world.outcome()
 
 
-def replaced(world: World) -> Iterator[str]:
+def replaced_images(world: World) -> Iterator[str]:
     """Extract again from another folder, where some images are others of equal names, sizes and often times."""
-    new = {name: (world.other / name).read_bytes() for name in NAMES}
     old = {name: (world.images / name).read_bytes() for name in NAMES}
-    a, _, c = NAMES
-    changes = (*({name: new[name]} for name in NAMES), new, {a: old[c], c: old[a]}, {})
-    for number, (content, same_times) in enumerate(itertools.product(changes, (False, True))):
+    new = {name: (world.other_images / name).read_bytes() for name in NAMES}
+    first, _, last = NAMES
+    changes: list[dict[str, bytes]] = [{name: new[name]} for name in NAMES]
+    changes.append(new)
+    changes.append({first: old[last], last: old[first]})
+    changes.append({})
+    cases = itertools.product(changes, (False, True))
+    for number, (content, has_same_times) in enumerate(cases):
         images = shutil.copytree(world.images, world.folder / f"images-{number}")
         for name, raw in content.items():
             (images / name).write_bytes(raw)
-            moment = (world.images / name).stat().st_mtime_ns if same_times else 10**18
+            moment = 10**18
+            if has_same_times:
+                moment = (world.images / name).stat().st_mtime_ns
             os.utime(images / name, ns=(moment, moment))
+        fresh = world.extracted(world.folder / f"fresh-{number}", images)
         world.copy()
-        yield world.outcome(
-            images, world.predictions(world.extracted(world.folder / f"fresh-{number}", images))
-        )
+        yield world.outcome(extract=images, right=world.predictions(fresh))
 
 
-def another_store(world: World) -> Iterator[str]:
+PARTS = (".", "data", "store.json", "channel_scale.safetensors", "index.sqlite")
+
+
+def parts_of_another_store(world: World) -> Iterator[str]:
     """Copy a store of other images, or of another backbone, type, size or views too, or its parts, over the store."""
-    turned = Views([View(turns=1), View(turns=3)])
-    changes = (
+    changes: tuple[dict[str, Any], ...] = (
         {},
         {"backbone": kit.backbone(seed=1)},
         {"dtype": "fp16"},
         {"image_size": (32, 32)},
-        {"views": turned},
+        {"views": Views([View(turns=1), View(turns=3)])},
     )
     for number, change in enumerate(changes):
-        other = Path(world.extracted(world.folder / f"other-{number}", world.other, **change).path)
-        for part in (".", "data", "store.json", "channel_scale.safetensors", "index.sqlite"):
-            root = world.copy()
+        root = world.folder / f"other-{number}"
+        other = Path(world.extracted(root, world.other_images, **change).path)
+        for part in PARTS:
+            store = world.copy()
             if (other / part).is_dir():
-                shutil.copytree(other / part, root / part, dirs_exist_ok=True)
+                shutil.copytree(other / part, store / part, dirs_exist_ok=True)
             elif (other / part).exists():
-                shutil.copy(other / part, root)
+                shutil.copy(other / part, store)
             yield world.outcome()
-        shutil.rmtree(world.copy() / "data")
-        shutil.copytree(other / "data", world.root / "data")
+        store = world.copy()
+        shutil.rmtree(store / "data")
+        shutil.copytree(other / "data", store / "data")
         yield world.outcome()
 
 
-MODES: dict[str, tuple[Any, ...]] = {
-    "a bit of store.json is flipped": (flips, "store.json", 10**6),
-    "a bit of the index is flipped": (flips, "index.sqlite", 2500),
-    "a bit of a shard's header is flipped": (flips, "data/*", 1200, "header"),
-    "the same, the index is lost, and extract is called": (flips, "data/*", 8, "header", True),
-    "a bit of a record is flipped": (flips, "data/*", 800, "records"),
-    "a bit of the channel scale is flipped": (flips, "channel_scale.safetensors", 800),
-    "two index rows exchange their ids": (rows, *IDS),
-    "two index rows exchange records": (rows, *map(EXCHANGED.format, ("shard", "offsets"))),
-    "the grid of an index row is turned": (
-        rows,
-        "update image set rows = cols, cols = rows where id = :one",
+MODES: dict[str, Callable[[World], Iterator[str]]] = {
+    "a bit of store.json is flipped": partial(flips, pattern="store.json", most=10**6),
+    "a bit of the index is flipped": partial(flips, pattern="index.sqlite", most=2500),
+    "a bit of a shard's header is flipped": partial(
+        flips, pattern="data/*", most=1200, part="header"
     ),
-    "an index row is removed": (rows, "delete from image where id = :one"),
-    "the index is removed; shards are cut, moved or replaced": (moved,),
-    "images are replaced by others of the same size, and extract is called": (replaced,),
-    "parts come from another store": (another_store,),
+    "the same, the index is lost, and extract is called": partial(
+        flips, pattern="data/*", most=8, part="header", index_is_lost=True
+    ),
+    "a bit of a record is flipped": partial(flips, pattern="data/*", most=800, part="records"),
+    "a bit of the channel scale is flipped": partial(
+        flips, pattern="channel_scale.safetensors", most=800
+    ),
+    "two index rows exchange their ids": lambda world: index_rows(world, *EXCHANGE_IDS),
+    "two index rows exchange records": lambda world: index_rows(world, *EXCHANGE_RECORDS),
+    "the grid of an index row is turned": lambda world: index_rows(world, TURN_GRID),
+    "an index row is removed": lambda world: index_rows(world, REMOVE_ROW),
+    "the index is removed; shards are cut, moved or replaced": changed_shards,
+    "images are replaced by others of the same size, and extract is called": replaced_images,
+    "parts come from another store": parts_of_another_store,
 }
-"""What is done -> its function and arguments."""
+"""What is done -> what judges its cases."""
 
 
 def outcomes(mode: str, share: float, folder: Path) -> Iterator[str]:
     """Judge all cases of one mode, or a share of the bits that are flipped."""
-    function, *arguments = MODES[mode]
-    yield from function(World(folder, share), *arguments)
+    yield from MODES[mode](World(folder, share))

@@ -41,7 +41,7 @@ def test_sound_files_are_spelled_as_the_description_has_it_and_are_harmless(tmp_
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("part", "mode"), [(mutate, "another format"), (pairing, pairing.MODES[0])]
+    ("part", "mode"), [(mutate, mutate.OTHER_FORMAT), (pairing, pairing.OTHER_TOKENS)]
 )
 def test_foreign_files_and_tokens_are_refused(part: Any, mode: str, tmp_path: Path) -> None:
     assert REFUSED in set(part.outcomes(mode, 1.0, tmp_path)) <= {REFUSED, HARMLESS}
@@ -81,7 +81,7 @@ def test_the_judge_sees_a_reader_with_a_fault(
 
 def test_the_judge_sees_tokens_of_another_image(tmp_path: Path) -> None:
     world = store.World(tmp_path, 0.0)
-    world.extracted(world.root, world.other)
+    world.extracted(world.root, world.other_images)
     assert " " in world.outcome()
 
 
