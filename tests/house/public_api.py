@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import inspect
 import re
+import types
+import typing
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -95,16 +97,51 @@ def signature(value: Any) -> str:
         if getattr(value.__init__, "__module__", "").startswith("torch."):
             return ""  # torch's own, which changes with its version
     found = inspect.signature(value)
-    parameters = [
-        parameter.replace(annotation=without_notes(parameter.annotation))
-        for parameter in found.parameters.values()
-    ]
+    parameters = []
+    for parameter in found.parameters.values():
+        parameters.append(parameter.replace(annotation=spelled(parameter.annotation)))
     text = str(found.replace(parameters=parameters))
-    # of a named tuple's fields, before Python 3.14
-    text = re.sub(r"ForwardRef\('(.*?)'\)", r"\1", text)
     return re.sub(r"<factory>|0x[0-9a-f]+", "...", text)
 
 
-def without_notes(annotation: Any) -> Any:
-    """The type of an ``Annotated`` one: notes for tyro print another text with every version."""
-    return annotation.__origin__ if hasattr(annotation, "__metadata__") else annotation
+class Spelled:
+    """An annotation that a signature shows as this text."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def spelled(annotation: Any) -> Any:
+    """Return an annotation that every version of Python shows alike; texts and plain classes stay."""
+    if isinstance(annotation, str | type) and typing.get_origin(annotation) is None:
+        return annotation
+    if typing.get_origin(annotation) is typing.Annotated:
+        # notes for tyro print another text with every version
+        annotation = annotation.__origin__
+    return Spelled(type_text(annotation))
+
+
+def type_text(annotation: Any) -> str:
+    """Spell a type: unions with bars, no ``typing.``."""
+    if isinstance(annotation, typing.ForwardRef):
+        return annotation.__forward_arg__
+    if annotation is types.NoneType:
+        return "None"
+    if annotation is Ellipsis:  # of a tuple of any length
+        return "..."
+    if isinstance(annotation, list):  # the parameters of a Callable
+        return f"[{', '.join(type_text(part) for part in annotation)}]"
+    origin = typing.get_origin(annotation)
+    arguments = typing.get_args(annotation)
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join(type_text(argument) for argument in arguments)
+    if origin is typing.Annotated:
+        base, *notes = arguments
+        return f"Annotated[{', '.join([type_text(base), *map(repr, notes)])}]"
+    if origin is None or origin is typing.Literal:
+        return inspect.formatannotation(annotation).replace("typing.", "")
+    texts = [type_text(argument) for argument in arguments]
+    return f"{type_text(origin)}[{', '.join(texts)}]"
