@@ -1,7 +1,7 @@
-"""The verdict on one damaged or forged head file. The judge predicts.
+"""The verdict on one damaged or forged head file.
 
 * **refused**: ``HeadCheckpoint.load`` raises a ``CheckpointError`` of a known step with one
-  printable line, and ``read_header`` agrees with it.
+  printable line. ``read_header``, which reads less, accepts the file or refuses it by the same step.
 * **harmless**: it loads, and what was loaded is what the file states. Precisely: the metadata is
   the file's, value for value and type for type; the head that it builds, described again from its
   own attributes, has the same class, configuration, tasks, tensors and records; and it predicts,
@@ -14,8 +14,8 @@
   ``CheckpointError`` while it is read, or than a ``DinoneckError`` while it predicts; more than 2 s
   of processor time; more than 96 MiB.
 
-Of damage that leaves the digest as it was, every file that loads and is not a sound file byte for
-byte is a fault: no byte of a head file is free.
+A file whose digest was left alone may load only if it is, byte for byte, a sound file: no byte of a
+head file is free.
 """
 
 from __future__ import annotations
@@ -127,8 +127,9 @@ def _tokens(width: int, layers: tuple[int, ...] | None, count: int) -> dinoneck.
     """(2, 3 + 2 * 4, width) per layer, always the same; their source is unknown."""
     values = []
     for layer in range(count):
-        angles = torch.arange(2 * 11 * width) * (1.0 + layer)
-        values.append(torch.sin(angles).reshape(2, 11, width))
+        length = 3 + 2 * 4
+        angles = torch.arange(2 * length * width) * (1.0 + layer)
+        values.append(torch.sin(angles).reshape(2, length, width))
     return kit.tokens_from(values, 2, 4, 3, layers=layers)
 
 
@@ -146,13 +147,13 @@ def predict(module: nn.Module) -> dict[str, Tensor]:
 
 
 @functools.cache
-def _pairing() -> tuple[Any, Tensor]:
+def _backbone_and_image() -> tuple[Any, Tensor]:
     return kit.backbone(), kit.images(1, 32, 64)
 
 
-def rows_of(path: Path) -> list[dict[str, Any]]:
+def predictions_of(path: Path) -> list[dict[str, Any]]:
     """What a Predictor of this file returns for a fixed image."""
-    backbone, image = _pairing()
+    backbone, image = _backbone_and_image()
     found = dinoneck.Predictor(path, backbone)(image)
     return [{key: np.asarray(value).tolist() for key, value in row.items()} for row in found]
 
@@ -173,17 +174,25 @@ STEPS = (
     "finite",
     "pairing",
 )
-# the most that a file may take: processor time, memory, characters of an error
-SECONDS = 2.0
-KIB = 96 * 1024
-LONGEST = 2200
+# the most that reading a file may take, and the longest message of a refusal
+MAX_SECONDS = 2.0  # of processor time
+MAX_KIB = 96 * 1024
+MAX_CHARACTERS = 2200
 INERT = frozenset({"created_by", "extra", "license", "training"})
 """Top-level keys that no prediction depends on."""
 # top-level keys that a head, described again from its own attributes, states again
 _RESTATED = ("head_type", "config", "tasks", "inputs", "training", "license", "tta", "extra")
 
 
-def _memory() -> int:
+def named(case: str, outcome: str) -> str:
+    """Put the name of a case before a fault; other outcomes stay."""
+    if outcome in OUTCOMES:
+        return outcome
+    return f"{case}: {outcome}"
+
+
+def _peak_memory() -> int:
+    """The peak of this process in KiB. It never falls: only growth beyond all earlier cases is seen."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
@@ -201,7 +210,7 @@ class Judge:
             head = HeadCheckpoint.load(self.path)
             rows = None
             if head.meta["backbone"] and not head.adapter_state:
-                rows = rows_of(self.path)
+                rows = predictions_of(self.path)
             self._original[name] = predict(head.build(check_backbone=False)), rows
         return self._original[name]
 
@@ -212,14 +221,15 @@ class Judge:
 
         Args:
             content: the file.
-            name: of the sound file that a file with a valid digest was made from.
+            name: of the sound file that a file with a new digest was made from; None: the digest was
+                left alone.
             changed: the top-level keys that differ.
         """
         if name is not None:
             self.original(name)
         self.path.write_bytes(content)
         seconds_before = time.process_time()
-        memory_before = _memory()
+        memory_before = _peak_memory()
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -227,8 +237,8 @@ class Judge:
         except Exception as error:  # whatever escapes is what is looked for
             return f"{type(error).__name__}: {str(error)[:200]}"
         seconds = time.process_time() - seconds_before
-        memory = _memory() - memory_before
-        if seconds > SECONDS or memory > KIB:
+        memory = _peak_memory() - memory_before
+        if seconds > MAX_SECONDS or memory > MAX_KIB:
             return f"it takes {seconds:.1f} s and {memory} KiB"
         return verdict
 
@@ -279,19 +289,27 @@ class Judge:
             inert: whether no prediction depends on what was changed.
         """
         original_outputs, original_rows = self._original[name]
-        rows = None
         try:
             outputs = predict(module)
-            if not kit.same(outputs, predict(by_hand(module, content))):
-                return (
-                    "it predicts something else than a head made from its configuration and tensors"
-                )
-            if original_rows is not None:
-                rows = rows_of(self.path)
         except DinoneckError as error:
             if inert:
                 return f"it no longer predicts: {error}"
-            return ""  # a head of another geometry than the fixed tokens, or of another backbone
+            return ""  # a head of another geometry than the fixed tokens
+        try:
+            right = predict(by_hand(module, content))
+        except DinoneckError as error:
+            return f"a head made from its configuration and tensors does not predict: {error}"
+        if not kit.same(outputs, right):
+            return "it predicts something else than a head made from its configuration and tensors"
+
+        rows = None
+        if original_rows is not None:
+            try:
+                rows = predictions_of(self.path)
+            except DinoneckError as error:
+                if inert:
+                    return f"it no longer predicts: {error}"
+                return ""  # a head of another backbone
         is_original = kit.same(outputs, original_outputs) and rows == original_rows
         if inert and not is_original:
             return "it predicts something else than the original"
@@ -302,7 +320,7 @@ def _refusal(error: CheckpointError) -> str:
     text = str(error)
     if error.step not in STEPS:
         return f"it is refused by {error.step!r}"
-    if len(text) > LONGEST or not text.isprintable():
+    if len(text) > MAX_CHARACTERS or not text.isprintable():
         return f"it is refused, but not in one printable line: {text[:100]!r}"
     return REFUSED
 

@@ -29,7 +29,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from tests import kit
-from tests.faults.judge import HARMLESS, REFUSED
+from tests.faults.judge import HARMLESS, REFUSED, named
 from tests.unit.store.store_samples import content, write_images
 from tests.unit.training.histories import logged, without_times
 from tests.unit.training.noisy_head import noisy_head, noisy_source
@@ -38,7 +38,8 @@ from dinoneck import DinoneckError, FeatureStore, HeadCheckpoint, PatchMeanMLP
 from dinoneck.atomic import STALE_AFTER_S
 from dinoneck.training import Recipe, engine, fit
 
-KILLS = 100  # of every mode
+CASES = 100  # of every mode
+KILLED_AGAIN = 4  # in one case of so many, the run that goes on is killed too
 FORK = multiprocessing.get_context("fork")
 # events of sys.addaudithook, next to an open for writing
 DISK_CALLS = ("os.rename", "os.link", "os.remove", "os.mkdir", "os.chmod", "os.truncate")
@@ -48,23 +49,23 @@ RAISED = 3
 
 
 class Job(Protocol):
-    """What is disturbed.
+    """Work that can be interrupted and run again.
 
     Attributes:
-        before: the files of a run's folder at its begin, by their names.
+        initial_files: what is in a run's folder at its begin, by name.
     """
 
-    before: dict[str, bytes]
+    initial_files: dict[str, bytes]
 
     def run(self, root: Path) -> None:
         """Do the work in a folder, or go on with it."""
 
-    def problems(self, root: Path, sound: Path, finished: bool) -> Iterator[str]:
+    def problems(self, root: Path, reference: Path, finished: bool) -> Iterator[str]:
         """Compare a folder with that of a run which nothing disturbed.
 
         Args:
             root: the folder of the disturbed run.
-            sound: the folder of the other run.
+            reference: the folder of the other run.
             finished: whether the disturbed run has been made again, to its end.
         """
 
@@ -80,7 +81,7 @@ class Save:
         self.new_head = self._head(seed=1)
         self.new_head.save(path)
         self.new = path.read_bytes()
-        self.before = {"head": self.old}
+        self.initial_files = {"head": self.old}
 
     def _head(self, seed: int) -> HeadCheckpoint:
         torch.manual_seed(seed)
@@ -89,11 +90,11 @@ class Save:
     def run(self, root: Path) -> None:
         self.new_head.save(root / "head")
 
-    def problems(self, root: Path, sound: Path, finished: bool) -> Iterator[str]:
-        found = (root / "head").read_bytes()
-        if found == self.new:
+    def problems(self, root: Path, reference: Path, finished: bool) -> Iterator[str]:
+        saved = (root / "head").read_bytes()
+        if saved == self.new:
             return
-        if finished or found != self.old:
+        if finished or saved != self.old:
             yield "the file is neither the old one nor the new one"
 
 
@@ -101,7 +102,7 @@ class Extract:
     """``FeatureStore.create`` and ``extract``: int8, four views, three images per shard."""
 
     def __init__(self, data: Path) -> None:
-        self.before: dict[str, bytes] = {}
+        self.initial_files: dict[str, bytes] = {}
         self.images = data / "images"
         self.backbone = kit.backbone()
         write_images(self.images, [f"{number:02d}.png" for number in range(12)])
@@ -116,29 +117,29 @@ class Extract:
         )
         store.extract(self.images, batch_size=8, workers=1, shard_bytes=15_000)
 
-    def problems(self, root: Path, sound: Path, finished: bool) -> Iterator[str]:
+    def problems(self, root: Path, reference: Path, finished: bool) -> Iterator[str]:
         folder = root / "store"
         if not (folder / "store.json").exists() and not finished:
             return
         store = FeatureStore.open(folder)
-        sound_store = FeatureStore.open(sound / "store")
+        reference_store = FeatureStore.open(reference / "store")
 
         stored = ids_in_shards(folder)
-        is_twice = len(stored) != len(set(stored))
-        is_missing = finished and set(stored) != set(sound_store.ids)
-        if is_twice or is_missing:
-            yield "images are missing or stored twice"
+        if len(stored) != len(set(stored)):
+            yield "an image is stored twice"
+        if finished and set(stored) != set(reference_store.ids):
+            yield "images are missing"
 
-        sound_records = content(sound_store)
+        reference_records = content(reference_store)
         for key, record in content(store).items():
-            if key not in sound_records or not torch.equal(record, sound_records[key]):
+            if key not in reference_records or not torch.equal(record, reference_records[key]):
                 yield "records have other bits"
                 break
         for name in store.verify():
             yield f"verify() names {name}"
         if finished:
             for name in ("store.json", "channel_scale.safetensors"):
-                if (folder / name).read_bytes() != (sound / "store" / name).read_bytes():
+                if (folder / name).read_bytes() != (reference / "store" / name).read_bytes():
                     yield f"{name} differs"
 
 
@@ -155,21 +156,24 @@ def ids_in_shards(store: Path) -> list[str]:
 
 
 RECIPES = {
-    "adamw": Recipe(mixup_alpha=0.5, patience=8),
+    "adamw": Recipe(mixup_alpha=0.5, patience=8, ema_decay=0.9),
     "sam": Recipe(optimizer="sam"),
     "bf16": Recipe(amp="bf16"),
 }
 
 
 class Train:
-    """``fit`` by AdamW and by SAM: dropout, batch statistics, mixup, EMA, the best epoch kept, a state per epoch."""
+    """``fit`` three times: AdamW with mixup, EMA and the best epoch, SAM, and bfloat16.
+
+    The head has dropout and batch norm. A state is saved after every epoch.
+    """
 
     def __init__(self, data: Path) -> None:
-        self.before: dict[str, bytes] = {}
+        self.initial_files: dict[str, bytes] = {}
         self.source = noisy_source(14)
 
     def run(self, root: Path) -> None:
-        engine.SAVE_EVERY_S = 0.0
+        engine.SAVE_EVERY_S = 0.0  # after every epoch
         ids = self.source.ids
         for name, recipe in RECIPES.items():
             head = noisy_head()
@@ -188,17 +192,17 @@ class Train:
             )
             torch.save(head.state_dict(), root / name / "head")
 
-    def problems(self, root: Path, sound: Path, finished: bool) -> Iterator[str]:
+    def problems(self, root: Path, reference: Path, finished: bool) -> Iterator[str]:
         if not finished:
             return
         for name in RECIPES:
             run = root / name
-            sound_run = sound / name
-            if logged(run / "log.jsonl") != logged(sound_run / "log.jsonl"):
+            reference_run = reference / name
+            if logged(run / "log.jsonl") != logged(reference_run / "log.jsonl"):
                 yield f"the log of {name} differs"
-            if not kit.same(state_of(run), state_of(sound_run)):
+            if not kit.same(state_of(run), state_of(reference_run)):
                 yield f"the state of {name} differs"
-            if not kit.same(head_of(run), head_of(sound_run)):
+            if not kit.same(head_of(run), head_of(reference_run)):
                 yield f"the head of {name} differs"
 
 
@@ -257,15 +261,12 @@ def without_space(handler: Any, size: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
-def undisturbed() -> None:
-    """Prepare a process for nothing."""
-
-
-def begun(work: Callable[[], object], prepare: Callable[[], object] = undisturbed) -> Any:
+def start_process(work: Callable[[], object], prepare: Callable[[], object] | None = None) -> Any:
     """Start work in a process of its own; it exits with FINISHED, or RAISED for an error of dinoneck."""
 
     def run() -> None:
-        prepare()
+        if prepare is not None:
+            prepare()
         try:
             work()
         except DinoneckError:
@@ -276,9 +277,9 @@ def begun(work: Callable[[], object], prepare: Callable[[], object] = undisturbe
     return process
 
 
-def forked(work: Callable[[], object], prepare: Callable[[], object] = undisturbed) -> int:
+def exit_code_of(work: Callable[[], object], prepare: Callable[[], object] | None = None) -> int:
     """Return the exit code of work in a process of its own."""
-    process = begun(work, prepare)
+    process = start_process(work, prepare)
     process.join()
     code: int = process.exitcode
     return code
@@ -316,25 +317,25 @@ class Campaign:
     def __init__(self, job: str, folder: Path) -> None:
         self.folder = folder
         self.job = JOBS[job](folder)
-        self.sound = folder / "whole"
-        self._begin(self.sound)
+        self.reference = folder / "reference"
+        self._begin(self.reference)
         self.num_calls = FORK.Value("i")
-        code = forked(lambda: self.job.run(self.sound), self._count_calls)
+        code = exit_code_of(lambda: self.job.run(self.reference), self._count_calls)
         if code != FINISHED:
             raise AssertionError(f"the run that nothing disturbs ended with {code}")
-        sizes = [path.stat().st_size for path in self.sound.rglob("*") if path.is_file()]
+        sizes = [path.stat().st_size for path in self.reference.rglob("*") if path.is_file()]
         self.largest_file = max(sizes)
 
     def _begin(self, root: Path) -> None:
         root.mkdir()
-        for name, raw in self.job.before.items():
+        for name, raw in self.job.initial_files.items():
             (root / name).write_bytes(raw)
 
     def _count_calls(self) -> None:
         def remember(number: int) -> None:
             self.num_calls.value = number + 1
 
-        count_calls(self.sound, remember)
+        count_calls(self.reference, remember)
 
     def case(self, number: int, how: str, share: float) -> str:
         """Disturb a run, look at its files, make it again in a new process, and compare.
@@ -348,25 +349,33 @@ class Campaign:
         self._begin(root)
         run = partial(self.job.run, root)
 
-        code = forked(run, self._disturb(root, how, share))
+        code = exit_code_of(run, self._disturb(root, how, share))
         if code != DISTURBANCES[how].exit_code:
             return f"the run ended with {code}"
-        problems = [*self.job.problems(root, self.sound, finished=False)]
+        problems = self._problems(root, finished=False)
 
-        if number % 4 == 3:
+        if number % KILLED_AGAIN == KILLED_AGAIN - 1:
             age_temporary_files(root)
-            share_again = random.Random(number).random()
-            forked(run, self._disturb(root, BEFORE_A_CALL, share_again))
+            second_share = random.Random(number).random()
+            code = exit_code_of(run, self._disturb(root, BEFORE_A_CALL, second_share))
+            if code == RAISED:  # what is left of the run may take fewer calls: it may finish
+                problems.append("run again, and to be killed, it raises an error")
         age_temporary_files(root)
-        code = forked(run)
+        code = exit_code_of(run)
         if code != FINISHED:
             problems.append(f"run again it ends with {code}")
-        problems += self.job.problems(root, self.sound, finished=True)
-        problems += [str(path) for path in root.rglob(".*")]
+        problems += self._problems(root, finished=True)
+        problems += [f"{path.name} is left over" for path in root.rglob(".*")]
         shutil.rmtree(root)
         if problems:
             return "; ".join(problems)
         return DISTURBANCES[how].outcome
+
+    def _problems(self, root: Path, finished: bool) -> list[str]:
+        try:
+            return [*self.job.problems(root, self.reference, finished=finished)]
+        except DinoneckError as error:
+            return [f"its files are refused: {error}"]
 
     def _disturb(self, root: Path, how: str, share: float) -> Callable[[], None]:
         """Return what a process calls to be disturbed after a share of its calls or bytes."""
@@ -377,7 +386,7 @@ class Campaign:
 
 
 def age_temporary_files(root: Path) -> None:
-    """Let temporary files look old: a later run removes those."""
+    """Let temporary files look old: a later run removes them then."""
     moment = time.time() - 2 * STALE_AFTER_S
     for path in root.rglob(".*"):
         os.utime(path, (moment, moment))
@@ -400,8 +409,8 @@ def writers(folder: Path, saves: int) -> Iterator[str]:
             if HeadCheckpoint.load(path).meta["digest"] not in digests:
                 raise ValueError("another head is read")
 
-    processes = [begun(partial(write, head)) for head in heads]
-    processes += [begun(read), begun(read)]
+    processes = [start_process(partial(write, head)) for head in heads]
+    processes += [start_process(read), start_process(read)]
     for process in processes:
         process.join()
         if process.exitcode == FINISHED:
@@ -411,9 +420,9 @@ def writers(folder: Path, saves: int) -> Iterator[str]:
 
 
 def outcomes(mode: str, share: float, folder: Path) -> Iterator[str]:
-    """Disturb a job so many times in one way, at places spread evenly."""
+    """Judge all cases of one mode: a job that is disturbed at moments spread over its run, or writers and readers."""
     torch.set_num_threads(1)
-    count = max(4, round(share * KILLS))
+    count = max(4, round(share * CASES))
     if mode == WRITERS:
         yield from writers(folder, count)
         return
@@ -421,9 +430,5 @@ def outcomes(mode: str, share: float, folder: Path) -> Iterator[str]:
     campaign = Campaign(job, folder)
     rng = random.Random(0)
     for number in range(count):
-        place = (number + rng.random()) / count
-        verdict = campaign.case(number, how, place)
-        if verdict in (HARMLESS, REFUSED):
-            yield verdict
-        else:
-            yield f"{number} of {count}: {verdict}"
+        share_done = (number + rng.random()) / count
+        yield named(f"{number} of {count}", campaign.case(number, how, share_done))

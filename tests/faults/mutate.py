@@ -35,7 +35,7 @@ JSON = (
 
 
 def place(rng: Random, content: bytes) -> int:
-    """Anywhere; more often in the length, in the header, or at the edge between header and tensors."""
+    """Return a random offset; more often one in the length, in the header, or near the begin of the tensors."""
     end = len(content)
     body = min(signed.body_at(content), end)
     anywhere = (0, end)
@@ -51,7 +51,8 @@ def place(rng: Random, content: bytes) -> int:
 def damaged(rng: Random, content: bytes) -> bytes:
     """Put nothing, noise, zeros, JSON, or a part of a sound file in the place of nothing, a piece, or all that follows.
 
-    This happens up to three times; in two of three cases the header's announced length follows.
+    This happens up to three times. After a change behind the length field, two times in three the
+    announced length of the header is adjusted.
     """
     num_changes = rng.choice((1, 1, 1, 2, 3))
     for _ in range(num_changes):
@@ -124,8 +125,8 @@ HEADERS = (
 
 
 def others(folder: Path) -> Iterator[tuple[str, bytes]]:
-    """Files of other formats, a bomb, and headers that announce or nest too much."""
-    # it makes a folder when it is loaded
+    """Files of other formats, a gzip bomb, and headers of a wrong size, shape or encoding."""
+    # this pickle makes the folder "run" if it is loaded
     yield "pickle", f"cos\nmkdir\n(S'{folder}/run'\ntR.".encode()
     saved = io.BytesIO()
     torch.save({"weight": torch.zeros(2)}, saved)
@@ -173,7 +174,8 @@ def outcomes(mode: str, share: float, folder: Path) -> Iterator[str]:
             continue
         verdict = judge.verdict(content)
         if (folder / "run").exists():
-            verdict = "what it holds was run"
+            (folder / "run").rmdir()
+            verdict = "code in the file was executed"
         if verdict != REFUSED:
             verdict = f"{case}: {verdict}"
         yield verdict

@@ -74,32 +74,33 @@ MODES = (OTHER_TOKENS, OTHER_RECORD)
 
 
 def outcomes(mode: str, share: float, folder: Path) -> Iterator[str]:
-    """Judge all cases of one mode; another outcome than the expected one is a fault."""
+    """Judge all cases of one mode, whatever the share; another outcome than the expected one is a fault."""
     path = folder / "head"
     if mode == OTHER_TOKENS:
         for name, case in TOKENS.items():
-            for outcome in on_tokens(path, case):
-                yield compared(name, outcome, case.expected)
+            for head, outcome in on_tokens(path, case):
+                yield as_expected(f"{name}, {head}", outcome, case.expected)
     else:
         for key in RECORDS:
-            for outcome in with_record(path, key):
-                yield compared(key, outcome, REFUSED)
+            for value, outcome in with_record(path, key):
+                yield as_expected(f"{key}={value!r}", outcome, REFUSED)
 
 
-def on_tokens(path: Path, case: TokenCase) -> Iterator[str]:
-    """Predict with every head on the tokens of the case."""
+def on_tokens(path: Path, case: TokenCase) -> Iterator[tuple[str, str]]:
+    """Predict with every head on the tokens of the case; yield the head's name and the outcome."""
     images = kit.images(2, 64, 64)
     trained = kit.backbone(layers=TRAINED_LAYERS)
     other = kit.backbone(**{"layers": TRAINED_LAYERS, **case.backbone})
     tokens = replace(other(images).to(torch.float32), **case.changes)
-    for make in HEADS.values():
+    for name, make in HEADS.items():
         save_head(path, make(), backbone=trained)
         right = load_head(path).predict(trained(images))["mass"]
-        yield judged(lambda: load_head(path).predict(tokens)["mass"], right, atol=0.05)
+        outcome = outcome_of(lambda: load_head(path).predict(tokens)["mass"], right, atol=0.05)
+        yield name, outcome
 
 
-def with_record(path: Path, key: str) -> Iterator[str]:
-    """Predict with a file for every value of an entry; its hashes are those of the changed file."""
+def with_record(path: Path, key: str) -> Iterator[tuple[Any, str]]:
+    """Predict with a file for every value of an entry, whose digest is right; yield the value and the outcome."""
     images = list(kit.images(2, 64, 64))
     trained = kit.backbone(layers=TRAINED_LAYERS)
     for value in RECORDS[key]:
@@ -108,11 +109,11 @@ def with_record(path: Path, key: str) -> Iterator[str]:
         meta, chunks = signed.read(path.read_bytes())
         record = {**meta["backbone"], key: value}
         path.write_bytes(signed.write({**meta, "backbone": record}, chunks))
-        yield judged(lambda: Predictor(path, trained)(images), right)
+        yield value, outcome_of(lambda: Predictor(path, trained)(images), right)
 
 
-def judged(predict: Callable[[], Any], right: Any, atol: float = 0.0) -> str:
-    """Return refused, harmless where the prediction is the right one, or another prediction."""
+def outcome_of(predict: Callable[[], Any], right: Any, atol: float = 0.0) -> str:
+    """Return REFUSED, HARMLESS if it predicts what is right, or a sentence."""
     try:
         prediction = predict()
     except DinoneckError:
@@ -122,8 +123,8 @@ def judged(predict: Callable[[], Any], right: Any, atol: float = 0.0) -> str:
     return "it predicts something else"
 
 
-def compared(name: str, outcome: str, expected: str) -> str:
-    """Return the outcome if it is the expected one, else the fault."""
+def as_expected(case: str, outcome: str, expected: str) -> str:
+    """Return the outcome if it is the expected one, else a sentence."""
     if outcome == expected:
         return outcome
-    return f"{name}: {outcome}, not {expected}"
+    return f"{case}: {outcome}, not {expected}"

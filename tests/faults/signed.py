@@ -25,8 +25,10 @@ from dinoneck import HeadCheckpoint
 Meta = dict[str, Any]
 Change = Callable[[Meta, dict[str, Tensor]], object]
 BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "U8": 1, "BOOL": 1}
-# a second key of this name; a value that is spelled as exactly the text behind it
-TWICE, RAW = "\ue000", "\ue001"
+# at the end of a key: the key is spelled without it, and so occurs twice
+TWICE = "\ue000"
+# at the begin of a text: the rest is spelled without quotes, as JSON of its own
+RAW = "\ue001"
 _RAW = re.compile(rf'"{RAW}((?:[^"\\]|\\.)*)"')
 
 
@@ -58,7 +60,13 @@ def framed(text: str, body: bytes = b"") -> bytes:
 
 
 def write(meta: Meta, chunks: dict[str, bytes], *, sign: bool = True) -> bytes:
-    """The file of this metadata and these tensors; with ``sign`` the digest is the valid one, else that of ``meta``."""
+    """Return the file of this metadata and these tensors.
+
+    Args:
+        meta: may describe other tensors than there are.
+        chunks: the bytes of every tensor.
+        sign: compute the digest; otherwise ``meta`` keeps its own.
+    """
     if sign and "digest" in meta:
         meta = {**meta, "digest": digest(meta, chunks)}
     header: Meta = {"__metadata__": {"dinoneck": canonical(meta)}}
@@ -69,11 +77,11 @@ def write(meta: Meta, chunks: dict[str, bytes], *, sign: bool = True) -> bytes:
     for row in rows:
         try:
             name, dtype, shape = row
-            size = BYTES.get(dtype, 4) * math.prod(shape)
+            size = BYTES.get(dtype, 4) * math.prod(shape)  # any size for an unknown type
             header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, offset + size]}
             offset += size
-        except (TypeError, ValueError, OverflowError):  # a row that describes nothing has no entry
-            continue
+        except (TypeError, ValueError, OverflowError):
+            pass  # a row that describes no tensor has no entry
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False)
     return framed(text, b"".join(chunks.values()))
 

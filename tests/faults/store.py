@@ -1,7 +1,8 @@
 """What is done to a feature store or its images, and what comes of it: the judge predicts with the tokens it reads.
 
-Every case is *refused* (an error of dinoneck), *noticed* (``verify`` names an image), *harmless*
-(the predictions of all images are the right ones, bit for bit) or a fault, which no case may be.
+Every case is *refused* (an error of dinoneck), *noticed* (``verify`` names an image, whatever the
+predictions are), *harmless* (the predictions of all images are the right ones, bit for bit) or a
+fault, which no case may be.
 """
 
 from __future__ import annotations
@@ -18,15 +19,16 @@ from pathlib import Path
 from typing import Any
 
 from tests import kit
-from tests.faults.judge import HARMLESS, NOTICED, REFUSED
+from tests.faults.judge import HARMLESS, NOTICED, REFUSED, named
 from tests.unit.store.store_samples import make, write_images
 
 from dinoneck import DinoneckError, FeatureStore
 from dinoneck.data import View, Views
 
-NAMES = ["a.bmp", "b.bmp", "c.bmp"]
-IDS = ("a", "b", "c")
-OLD = (10**9, 10**9)  # a time of the shards' folder that the index trusts
+FILE_NAMES = ["a.bmp", "b.bmp", "c.bmp"]
+IMAGE_IDS = ("a", "b", "c")
+# of access and modification, in seconds: a time of the shards' folder that the index trusts
+OLD_TIMES = (10**9, 10**9)
 
 
 class World:
@@ -39,15 +41,15 @@ class World:
         self.head = kit.head(kit.Task("x", dim=4))
         self.images = folder / "images"
         self.other_images = folder / "other"
-        write_images(self.images, NAMES)
+        write_images(self.images, FILE_NAMES)
         # the same names and, being BMP, the same sizes
-        write_images(self.other_images, NAMES, seed=30)
+        write_images(self.other_images, FILE_NAMES, seed=30)
         self.sound = folder / "sound"
-        self.right = self.predictions(self.extracted(self.sound, self.images, shard_bytes=1))
-        os.utime(self.sound / "data", OLD)
+        self.right = self.predictions(self.extract(self.sound, self.images, shard_bytes=1))
+        os.utime(self.sound / "data", OLD_TIMES)
         self.root = folder / "store"  # the copy that is damaged
 
-    def extracted(
+    def extract(
         self, root: Path, images: Path, shard_bytes: int = 1 << 20, **changes: Any
     ) -> FeatureStore:
         """Extract what is missing of a folder of images."""
@@ -65,7 +67,7 @@ class World:
     def predictions(self, store: FeatureStore) -> dict[str, list[float]]:
         """Predict from both views of every image that the store lists, and of every image that was stored."""
         predictions = {}
-        for image_id in sorted({*store.ids, *IDS}):
+        for image_id in sorted({*store.ids, *IMAGE_IDS}):
             tokens = store.batch([image_id, image_id], [0, 1])
             predictions[image_id] = self.head.predict(tokens)["x"].flatten().tolist()
         return predictions
@@ -90,7 +92,7 @@ class World:
             right = self.right
         try:
             if extract is not None:
-                self.extracted(self.root, extract)
+                self.extract(self.root, extract)
             store = FeatureStore.open(self.root)
             predictions = self.predictions(store)
             if store.verify():
@@ -99,149 +101,157 @@ class World:
             return REFUSED
         if predictions == right:
             return HARMLESS
-        return "the predictions are others"
+        return "the predictions differ"
 
 
 def flips(
-    world: World, pattern: str, most: int, part: str = "all", index_is_lost: bool = False
+    world: World, pattern: str, max_bits: int, region: str = "all", index_is_lost: bool = False
 ) -> Iterator[str]:
     """Flip one bit at a time.
 
     Args:
-        world: has the store.
+        world: has the sound store.
         pattern: of the names of the files.
-        most: how many bits of a file, at most.
-        part: of a file: all, the header of a shard, or its records.
+        max_bits: how many bits of a file, at most.
+        region: of a file: all, the header of a shard, or its records.
         index_is_lost: whether the index is removed and the images are extracted again.
     """
-    for path in sorted(world.copy().glob(pattern)):
-        raw = path.read_bytes()
-        count = max(5, round(world.share * most))
-        for bit in bits_of(raw, part, count):
+    num_bits = max(5, round(world.share * max_bits))
+    for file in sorted(world.copy().glob(pattern)):
+        raw = file.read_bytes()
+        name = file.relative_to(world.root)
+        for bit in bits_of(raw, region, num_bits):
             damaged = bytearray(raw)
             damaged[bit // 8] ^= 1 << bit % 8
+            root = world.copy()
+            (root / name).write_bytes(damaged)
+            extract = None
             if index_is_lost:
-                (world.copy() / "index.sqlite").unlink()
-                path.write_bytes(damaged)
-                yield world.outcome(extract=world.images)
-            else:
-                path.write_bytes(damaged)
-                yield world.outcome()
-        path.write_bytes(raw)
+                (root / "index.sqlite").unlink()
+                extract = world.images
+            yield named(f"{name}, bit {bit}", world.outcome(extract))
 
 
-def bits_of(raw: bytes, part: str, count: int) -> list[int]:
-    """Return so many random bits of a part of a file."""
+def bits_of(raw: bytes, region: str, count: int) -> list[int]:
+    """Return so many random bits of a region of a file."""
     begin_of_records = 8 + int.from_bytes(raw[:8], "little")
     begin = 0
     end = len(raw)
-    if part == "header":
+    if region == "header":
         end = begin_of_records
-    elif part == "records":
+    elif region == "records":
         begin = begin_of_records
     bits = range(8 * begin, 8 * end)
     return random.Random(0).sample(bits, min(len(bits), count))
 
 
-RENAME = "update image set id = {} where id = {}"
-EXCHANGE_IDS = (
-    RENAME.format(":free", ":first"),
-    RENAME.format(":first", ":second"),
-    RENAME.format(":second", ":free"),
-)
-EXCHANGE = (
-    "update image set {0} = (select {0} from image as partner where partner.id = "
-    "iif(image.id = :first, :second, :first)) where id in (:first, :second)"
-)
-EXCHANGE_RECORDS = (EXCHANGE.format("shard"), EXCHANGE.format("offsets"))
-TURN_GRID = "update image set rows = cols, cols = rows where id = :first"
-REMOVE_ROW = "delete from image where id = :first"
+def exchange_ids(database: sqlite3.Connection, first: str, second: str) -> None:
+    rename = "update image set id = ? where id = ?"
+    database.execute(rename, ("free", first))
+    database.execute(rename, (first, second))
+    database.execute(rename, (second, "free"))
 
 
-def index_rows(world: World, *statements: str) -> Iterator[str]:
-    """Change rows of the index, of each two images in turn."""
-    for first, second in itertools.permutations(IDS, 2):
+def exchange_records(database: sqlite3.Connection, first: str, second: str) -> None:
+    query = "select shard, offsets from image where id = ?"
+    record_of_first = database.execute(query, (first,)).fetchone()
+    record_of_second = database.execute(query, (second,)).fetchone()
+    update = "update image set shard = ?, offsets = ? where id = ?"
+    database.execute(update, (*record_of_second, first))
+    database.execute(update, (*record_of_first, second))
+
+
+def turn_grid(database: sqlite3.Connection, image_id: str) -> None:
+    database.execute("update image set rows = cols, cols = rows where id = ?", (image_id,))
+
+
+def remove_row(database: sqlite3.Connection, image_id: str) -> None:
+    database.execute("delete from image where id = ?", (image_id,))
+
+
+def changed_index(world: World, change: Callable[..., None], num_images: int) -> Iterator[str]:
+    """Change rows of the index.
+
+    Args:
+        world: has the sound store.
+        change: takes the database and one image or two.
+        num_images: that it takes; all of the store in turn.
+    """
+    for image_ids in itertools.combinations(IMAGE_IDS, num_images):
         with contextlib.closing(sqlite3.connect(world.copy() / "index.sqlite")) as database:
-            for statement in statements:
-                database.execute(statement, {"first": first, "second": second, "free": "z"})
+            change(database, *image_ids)
             database.commit()
-        yield world.outcome()
+        yield named(", ".join(image_ids), world.outcome())
 
 
-def remove_index(shard: Path, other: Path, spare: Path) -> None:
-    (shard.parents[1] / "index.sqlite").unlink()
-
-
-def cut(shard: Path, other: Path, spare: Path) -> None:
+def cut(shard: Path) -> None:
     shard.write_bytes(shard.read_bytes()[:-1])
 
 
-def empty(shard: Path, other: Path, spare: Path) -> None:
+def empty(shard: Path) -> None:
     shard.write_bytes(b"")
 
 
-def write_text(shard: Path, other: Path, spare: Path) -> None:
+def write_text(shard: Path) -> None:
     shard.write_text("Tokens of the first field, 2024\n" * 99)
 
 
-def remove(shard: Path, other: Path, spare: Path) -> None:
+def remove(shard: Path) -> None:
     shard.unlink()
 
 
-def rename(shard: Path, other: Path, spare: Path) -> None:
-    shard.rename(spare)
+def rename(shard: Path) -> None:
+    shard.rename(shard.with_name("w-1.safetensors"))
 
 
-def duplicate(shard: Path, other: Path, spare: Path) -> None:
-    shutil.copy(shard, spare)
+def duplicate(shard: Path) -> None:
+    shutil.copy(shard, shard.with_name("w-1.safetensors"))
 
 
-def exchange(shard: Path, other: Path, spare: Path) -> None:
+def exchange(shard: Path, other: Path) -> None:
+    spare = shard.with_name("spare")
     shard.rename(spare)
     other.rename(shard)
     spare.rename(other)
 
 
-def replace(shard: Path, other: Path, spare: Path) -> None:
+def replace(shard: Path, other: Path) -> None:
     shutil.copy(other, shard)
 
 
-# each takes a shard, another one, and a path for one more
-SHARD_CHANGES: tuple[Callable[[Path, Path, Path], None], ...] = (
-    remove_index,
-    cut,
-    empty,
-    write_text,
-    remove,
-    rename,
-    duplicate,
-    exchange,
-    replace,
-)
+OF_ONE_SHARD = (cut, empty, write_text, remove, rename, duplicate)
+OF_TWO_SHARDS = (exchange, replace)
 
 
 def changed_shards(world: World) -> Iterator[str]:
-    """Remove the index; cut, remove, rename, duplicate, exchange and replace shards, whose folder keeps its time."""
-    for first, second in itertools.permutations(range(3), 2):
-        for change in SHARD_CHANGES:
+    """Remove the index or change shards; the modification time of their folder stays."""
+    (world.copy() / "index.sqlite").unlink()
+    yield named("no index", world.outcome())
+
+    names = sorted(path.name for path in (world.sound / "data").iterdir())
+    for change in OF_ONE_SHARD:
+        for name in names:
             data = world.copy() / "data"
-            shards = sorted(data.iterdir())
-            change(shards[first], shards[second], data / "w-1.safetensors")
-            os.utime(data, OLD)
-            yield world.outcome()
+            change(data / name)
+            os.utime(data, OLD_TIMES)
+            yield named(f"{change.__name__} {name}", world.outcome())
+    for pair_change in OF_TWO_SHARDS:
+        for name, other in itertools.permutations(names, 2):
+            data = world.copy() / "data"
+            pair_change(data / name, data / other)
+            os.utime(data, OLD_TIMES)
+            yield named(f"{pair_change.__name__} {name}, {other}", world.outcome())
 
 
 def replaced_images(world: World) -> Iterator[str]:
-    """Extract again from another folder, where some images are others of equal names, sizes and often times."""
-    old = {name: (world.images / name).read_bytes() for name in NAMES}
-    new = {name: (world.other_images / name).read_bytes() for name in NAMES}
-    first, _, last = NAMES
-    changes: list[dict[str, bytes]] = [{name: new[name]} for name in NAMES]
+    """Replace images by others of the same name and size, in half of the cases of the same time, and extract again."""
+    old = {name: (world.images / name).read_bytes() for name in FILE_NAMES}
+    new = {name: (world.other_images / name).read_bytes() for name in FILE_NAMES}
+    first, _, last = FILE_NAMES
+    changes: list[dict[str, bytes]] = [{name: new[name]} for name in FILE_NAMES]
     changes.append(new)
     changes.append({first: old[last], last: old[first]})
-    changes.append({})
-    cases = itertools.product(changes, (False, True))
-    for number, (content, has_same_times) in enumerate(cases):
+    for number, (content, has_same_times) in enumerate(itertools.product(changes, (False, True))):
         images = shutil.copytree(world.images, world.folder / f"images-{number}")
         for name, raw in content.items():
             (images / name).write_bytes(raw)
@@ -249,56 +259,61 @@ def replaced_images(world: World) -> Iterator[str]:
             if has_same_times:
                 moment = (world.images / name).stat().st_mtime_ns
             os.utime(images / name, ns=(moment, moment))
-        fresh = world.extracted(world.folder / f"fresh-{number}", images)
+        fresh = world.extract(world.folder / f"fresh-{number}", images)
+        right = world.predictions(fresh)
         world.copy()
-        yield world.outcome(extract=images, right=world.predictions(fresh))
+        yield named(f"number {number}", world.outcome(extract=images, right=right))
 
 
 PARTS = (".", "data", "store.json", "channel_scale.safetensors", "index.sqlite")
 
 
 def parts_of_another_store(world: World) -> Iterator[str]:
-    """Copy a store of other images, or of another backbone, type, size or views too, or its parts, over the store."""
-    changes: tuple[dict[str, Any], ...] = (
-        {},
-        {"backbone": kit.backbone(seed=1)},
-        {"dtype": "fp16"},
-        {"image_size": (32, 32)},
-        {"views": Views([View(turns=1), View(turns=3)])},
-    )
-    for number, change in enumerate(changes):
-        root = world.folder / f"other-{number}"
-        other = Path(world.extracted(root, world.other_images, **change).path)
+    """Overlay the store, or parts of it, with those of a store of other images and up to one other option."""
+    changes: dict[str, dict[str, Any]] = {
+        "other images": {},
+        "another backbone": {"backbone": kit.backbone(seed=1)},
+        "another dtype": {"dtype": "fp16"},
+        "another size": {"image_size": (32, 32)},
+        "other views": {"views": Views([View(turns=1), View(turns=3)])},
+    }
+    for difference, change in changes.items():
+        root = world.folder / difference
+        other = Path(world.extract(root, world.other_images, **change).path)
         for part in PARTS:
             store = world.copy()
             if (other / part).is_dir():
                 shutil.copytree(other / part, store / part, dirs_exist_ok=True)
             elif (other / part).exists():
                 shutil.copy(other / part, store)
-            yield world.outcome()
+            yield named(f"{difference}, {part}", world.outcome())
         store = world.copy()
         shutil.rmtree(store / "data")
         shutil.copytree(other / "data", store / "data")
-        yield world.outcome()
+        yield named(f"{difference}, data alone", world.outcome())
 
 
 MODES: dict[str, Callable[[World], Iterator[str]]] = {
-    "a bit of store.json is flipped": partial(flips, pattern="store.json", most=10**6),
-    "a bit of the index is flipped": partial(flips, pattern="index.sqlite", most=2500),
+    "a bit of store.json is flipped": partial(flips, pattern="store.json", max_bits=10**6),
+    "a bit of the index is flipped": partial(flips, pattern="index.sqlite", max_bits=2500),
     "a bit of a shard's header is flipped": partial(
-        flips, pattern="data/*", most=1200, part="header"
+        flips, pattern="data/*", max_bits=1200, region="header"
     ),
     "the same, the index is lost, and extract is called": partial(
-        flips, pattern="data/*", most=8, part="header", index_is_lost=True
+        flips, pattern="data/*", max_bits=8, region="header", index_is_lost=True
     ),
-    "a bit of a record is flipped": partial(flips, pattern="data/*", most=800, part="records"),
+    "a bit of a record is flipped": partial(
+        flips, pattern="data/*", max_bits=800, region="records"
+    ),
     "a bit of the channel scale is flipped": partial(
-        flips, pattern="channel_scale.safetensors", most=800
+        flips, pattern="channel_scale.safetensors", max_bits=800
     ),
-    "two index rows exchange their ids": lambda world: index_rows(world, *EXCHANGE_IDS),
-    "two index rows exchange records": lambda world: index_rows(world, *EXCHANGE_RECORDS),
-    "the grid of an index row is turned": lambda world: index_rows(world, TURN_GRID),
-    "an index row is removed": lambda world: index_rows(world, REMOVE_ROW),
+    "two index rows exchange their ids": partial(changed_index, change=exchange_ids, num_images=2),
+    "two index rows exchange records": partial(
+        changed_index, change=exchange_records, num_images=2
+    ),
+    "the grid of an index row is turned": partial(changed_index, change=turn_grid, num_images=1),
+    "an index row is removed": partial(changed_index, change=remove_row, num_images=1),
     "the index is removed; shards are cut, moved or replaced": changed_shards,
     "images are replaced by others of the same size, and extract is called": replaced_images,
     "parts come from another store": parts_of_another_store,

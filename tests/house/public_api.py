@@ -58,7 +58,7 @@ def class_lines(address: str, cls: type, listed_classes: set[type]) -> list[str]
 
     Special methods such as ``__len__`` and ``__contains__`` are among them: ``id in store`` is as
     public as ``store.ids``. What a class inherits is listed at its base if that is listed itself,
-    and here otherwise, wherever the code of it is.
+    and here otherwise. Bases of other packages, such as ``nn.Module``, are left out.
     """
     base_names = []
     members: dict[str, Any] = {}
@@ -118,9 +118,6 @@ def spelled(annotation: Any) -> Any:
     """Return an annotation that every version of Python shows alike; texts and plain classes stay."""
     if isinstance(annotation, str | type) and typing.get_origin(annotation) is None:
         return annotation
-    if typing.get_origin(annotation) is typing.Annotated:
-        # notes for tyro print another text with every version
-        annotation = annotation.__origin__
     return Spelled(type_text(annotation))
 
 
@@ -138,9 +135,9 @@ def type_text(annotation: Any) -> str:
     arguments = typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
         return " | ".join(type_text(argument) for argument in arguments)
-    if origin is typing.Annotated:
-        base, *notes = arguments
-        return f"Annotated[{', '.join([type_text(base), *map(repr, notes)])}]"
+    if origin is typing.Annotated:  # tyro's notes print another text with every version of it
+        annotated_type, *_ = arguments
+        return type_text(annotated_type)
     if origin is None or origin is typing.Literal:
         return inspect.formatannotation(annotation).replace("typing.", "")
     texts = [type_text(argument) for argument in arguments]

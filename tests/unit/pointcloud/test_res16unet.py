@@ -27,7 +27,7 @@ def cloud() -> VoxelGrid:
     return VoxelGrid.from_coords(places[:, 1:] - torch.tensor([7, 3, 2]), places[:, 0])
 
 
-class Dense:
+class CellBox:
     """A box of cells of one stride, for two samples, with room around all voxels."""
 
     LOW = -16  # the first coordinate of every axis; a multiple of all strides
@@ -42,14 +42,14 @@ class Dense:
         x, y, z = ((coords - self.LOW) // self.stride).T
         return batch, x, y, z
 
-    def filled(self, x: PlainSparse) -> Tensor:
+    def scatter(self, x: PlainSparse) -> Tensor:
         """Return (2, C, cells, cells, cells), with zeros where no voxel is."""
         channels = x.feats.shape[1]
         box = x.feats.new_zeros(2, self.cells, self.cells, self.cells, channels)
         box = box.index_put(self.index(x.coords, x.batch), x.feats)
         return box.permute(0, 4, 1, 2, 3)
 
-    def read(self, box: Tensor, x: PlainSparse) -> Tensor:
+    def gather(self, box: Tensor, x: PlainSparse) -> Tensor:
         """Return (M, C): the box (2, C, cells, cells, cells) at the voxels of x."""
         rows = box.permute(0, 2, 3, 4, 1)
         return rows[self.index(x.coords, x.batch)]
@@ -74,15 +74,15 @@ def small() -> Res16UNet:
     return net
 
 
-class Masked:
+class DenseRes16UNet:
     """The same network on boxes of cells, zero wherever no voxel is."""
 
     def __init__(self, net: Res16UNet, grid: VoxelGrid) -> None:
         self.net = net
-        self.finest = Dense(stride=1)
+        self.finest = CellBox(stride=1)
         self.masks = []  # of each level, (2, 1, cells, cells, cells): 1 where a voxel is
         for level in range(5):
-            box = Dense(stride=2**level)
+            box = CellBox(stride=2**level)
             batch, x, y, z = box.index(grid.coords, grid.batch)
             mask = torch.zeros(2, 1, box.cells, box.cells, box.cells, dtype=torch.float64)
             mask[batch, 0, x, y, z] = 1
@@ -119,7 +119,7 @@ class Masked:
         return x
 
     def __call__(self, x: PlainSparse) -> Tensor:
-        out = self.stage("stem", self.finest.filled(x), level=0)
+        out = self.stage("stem", self.finest.scatter(x), level=0)
         skips = []
         for level in range(1, 5):
             skips.append(out)
@@ -130,17 +130,17 @@ class Masked:
             up = self.stage(f"up{number}", out, level)
             out = torch.cat([up, skips[level]], dim=1)
             out = self.blocks(f"block{number}", out, level)
-        return self.finest.read(out, x)
+        return self.finest.gather(out, x)
 
 
-def test_it_is_the_dense_network_with_zeros_outside() -> None:
+def test_values_and_gradients_are_those_of_a_dense_network_with_zeros_outside() -> None:
     """Values, and the gradients of all weights: of every kind of convolution, at every stride."""
     net = small().eval()
     grid = cloud()
     x = net.sparse(grid, torch.randn(len(grid), C_IN, dtype=torch.float64))
 
     sparse = net(x)
-    dense = Masked(net, grid)(x)
+    dense = DenseRes16UNet(net, grid)(x)
 
     torch.testing.assert_close(sparse, dense, rtol=0, atol=1e-11)
     weights = list(net.parameters())

@@ -29,7 +29,7 @@ class Block(nn.Module):
         return x.with_feats(torch.relu(self.norm(self.linear(x.feats))))
 
 
-def halved(x: PlainSparse, stride: int) -> tuple[PlainSparse, Tensor]:
+def coarsened(x: PlainSparse, stride: int) -> tuple[PlainSparse, Tensor]:
     """Return the cells of ``stride`` with the mean features of their voxels, and the cell of every voxel (M,)."""
     coords = x.coords.div(stride, rounding_mode="floor") * stride
     rows = torch.cat([x.batch[:, None], coords], dim=1)
@@ -41,7 +41,10 @@ def halved(x: PlainSparse, stride: int) -> tuple[PlainSparse, Tensor]:
 
 
 class PlainUNet(nn.Module):
-    """Forward as published; ``edit(up, skip, stride)`` is what someone would write who edits the network."""
+    """A U-Net whose decoder calls ``edit(up, skip, stride)`` before each concatenation.
+
+    It changes nothing; tests replace it by an injection that is written by hand.
+    """
 
     def __init__(self, checkpointing: Checkpointing = None) -> None:
         super().__init__()
@@ -58,9 +61,9 @@ class PlainUNet(nn.Module):
 
     def forward(self, x: PlainSparse) -> Tensor:
         fine = self.enc1(x)
-        middle, cell_of_fine = halved(fine, 2)
+        middle, cell_of_fine = coarsened(fine, 2)
         middle = self.enc2(middle)
-        coarse, cell_of_middle = halved(middle, 4)
+        coarse, cell_of_middle = coarsened(middle, 4)
         coarse = self.enc4(coarse)
         up = self.up2(coarse.feats)[cell_of_middle]
         middle = self.run(self.block2, up, middle, 2)
@@ -71,7 +74,7 @@ class PlainUNet(nn.Module):
 
     def run(self, block: nn.Module, up: Tensor, skip: PlainSparse, stride: int) -> PlainSparse:
         x = skip.with_feats(torch.cat(self.edit(up, skip, stride), dim=1))
-        if self.checkpointing == "reentrant":  # it follows tensors only
+        if self.checkpointing == "reentrant":  # it follows tensors among the arguments only
 
             def block_of_feats(feats: Tensor) -> Tensor:
                 done: Tensor = block(x.with_feats(feats)).feats
@@ -105,7 +108,7 @@ def pyramid_of(
     generator = torch.Generator().manual_seed(seed)
     pyramid = {}
     for stride in strides:
-        coarse, _ = halved(x, stride)
+        coarse, _ = coarsened(x, stride)
         cells = VoxelGrid.from_coords(coarse.coords, coarse.batch)
         valid = torch.rand(len(cells.coords), generator=generator) < seen
         feats = torch.randn(len(valid), channels, generator=generator) * valid[:, None]

@@ -1,4 +1,4 @@
-"""A furnished room with exact answers: depth by ray tracing, points on its surfaces, who sees whom.
+"""A furnished room with exact answers: depth by ray tracing, and points on its surfaces.
 
 The room is 5 x 4 x 3 m, z up, with a box on the floor; cameras stand on a ring and look inwards.
 """
@@ -55,7 +55,10 @@ def faces_of(
 
 
 def first_hit(origins: Tensor, directions: Tensor) -> Tensor:
-    """Return t of the first surface at origin + t * direction, for rays (..., 3) that start inside the room."""
+    """Return t of the first surface at origin + t * direction, by the slab method.
+
+    The rays (..., 3) start inside the room and outside the box.
+    """
     inverse = 1.0 / directions
     walls = torch.maximum((ROOM[0] - origins) * inverse, (ROOM[1] - origins) * inverse).amin(-1)
     near = torch.minimum((BOX[0] - origins) * inverse, (BOX[1] - origins) * inverse).amax(-1)
@@ -66,7 +69,14 @@ def first_hit(origins: Tensor, directions: Tensor) -> Tensor:
 def ring(
     views: int = 8, size: tuple[int, int] = (480, 640), focal: float = 0.9, radius: float = 1.6
 ) -> Cameras:
-    """Cameras on a ring 1.5 m high, each tilted its own way, with the focal length as a share of the width."""
+    """Return cameras on a circle, 1.5 to 1.7 m high, that look at points near the centre.
+
+    Args:
+        views: how many.
+        size: (height, width) in pixels.
+        focal: length, as a share of the width.
+        radius: of the circle, in metres.
+    """
     poses = []
     for i in range(views):
         angle = 2 * math.pi * i / views + 0.1
@@ -78,6 +88,7 @@ def ring(
         ).double()
         poses.append(look_at(eye, target))
     height, width = size
+    # off-centre, and with two focal lengths: an exchange of the axes is seen
     K = torch.tensor(
         [
             [focal * width, 0, width / 2 - 3.2],

@@ -43,7 +43,7 @@ def ramp(size: tuple[int, int]) -> Tensor:
     return torch.stack([u, v])
 
 
-def test_crop_and_pad_follow_the_images_too_and_in_a_row() -> None:
+def test_pad_crop_and_resize_in_a_row_follow_the_images() -> None:
     cameras = rooms.ring(4, SIZE)
     points = rooms.surface(400)
     image = F.pad(ramp(SIZE), (3, 2, 5, 7), value=torch.nan)  # left, right, top, bottom
@@ -96,7 +96,7 @@ def test_pixels_of_unknown_depth_are_nan() -> None:
     world = cameras.unproject(depth)
 
     assert world[0, 0, :3].isnan().all()
-    assert world.isnan().sum() == 9
+    assert world.isnan().sum() == 9  # three pixels with three coordinates
 
 
 def test_pixels_of_depth_at_half_the_size_come_back_to_the_centres_of_four() -> None:
@@ -136,7 +136,7 @@ def test_a_size_of_width_and_height_is_warned_of() -> None:
         u = width / 2 - 5.0
         v = height / 2 + 7.0
         K = torch.tensor([[[500.0, 0.0, u], [0.0, 500.0, v], [0.0, 0.0, 1.0]]])
-        Cameras(K, pose, (height, width))
+        Cameras(K, pose, (height, width))  # a warning would fail the test
 
         with pytest.warns(UserWarning, match=rf"size=\({height}, {width}\)"):
             cameras = Cameras(K, pose, (width, height))
@@ -145,7 +145,7 @@ def test_a_size_of_width_and_height_is_warned_of() -> None:
 
 
 def test_depth_of_another_aspect_is_warned_of_and_used() -> None:
-    """No error: depth whose axes were scaled by themselves shows all of the image, and links are the same."""
+    """No error: depth whose axes were scaled by themselves shows all of the image; there are about as many links."""
     cameras = rooms.ring(2, (48, 64))
     points = rooms.surface(2000)
     project = PointProjector()
@@ -158,7 +158,7 @@ def test_depth_of_another_aspect_is_warned_of_and_used() -> None:
 
 
 def test_an_aspect_that_is_off_by_0_4_percent_is_taken() -> None:
-    """ScanNet's images and depth."""
+    """ScanNet's images and depth; a warning would fail the test."""
     cameras = rooms.ring(1, (968, 1296))
     depth = rooms.depth(cameras, (480, 640))
 
@@ -169,7 +169,7 @@ def test_an_aspect_that_is_off_by_0_4_percent_is_taken() -> None:
 
 # how poses were meant -> what the check advises
 REMEDIES = {
-    "camera_to_world": "right",
+    "camera_to_world": "read the right way",
     "inverse": "from_world_to_cam",
     "opengl": "from_opengl",
     "transposed": ".mT",
@@ -205,7 +205,7 @@ def cloud_of(cameras: Cameras, depth: Tensor, view: int) -> Tensor:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("reading", READINGS)
-def test_the_reading_is_told_from_a_scan_and_from_the_views_own_depth(
+def test_the_check_names_the_reading_from_a_scan_and_from_depth_alone(
     reading: str, frames: tuple[Cameras, Tensor]
 ) -> None:
     cameras, depth = frames
@@ -227,7 +227,7 @@ def test_the_reading_is_told_from_a_scan_and_from_the_views_own_depth(
 def test_depth_of_a_noisy_sensor_fits_within_its_own_tolerance(
     tolerance: dict[str, float], frames: tuple[Cameras, Tensor]
 ) -> None:
-    """Depth is off by up to 30 cm, six times what is taken for agreement without options."""
+    """Depth is off by up to 30 cm; without options, 5 cm or 2 % are taken for agreement."""
     cameras, depth = frames
     generator = torch.Generator().manual_seed(0)
     noise = 0.6 * (torch.rand(depth.shape, generator=generator) - 0.5)
@@ -273,7 +273,7 @@ def test_one_view_or_no_depth_tells_nothing() -> None:
     assert not no_depth.clear
 
 
-def test_a_cloud_of_several_samples_is_read_as_each_alone() -> None:
+def test_two_samples_fit_as_well_as_all_their_views_of_one_scene() -> None:
     cameras = rooms.ring(4, SMALL)
     points = rooms.surface(2000)
     depth = rooms.depth(cameras)
@@ -281,12 +281,12 @@ def test_a_cloud_of_several_samples_is_read_as_each_alone() -> None:
     clouds = torch.cat([points, points])
     batch = torch.arange(2).repeat_interleave(len(points))
 
-    check = check_cameras(clouds, batched, depth, batch)
+    check = check_cameras(clouds, batched, depth, batch=batch)
 
-    alone = check_cameras(points, cameras, depth)
+    one_scene = check_cameras(points, cameras, depth)
     assert check.clear
-    assert check.best == alone.best == "camera_to_world"
-    assert check.share == pytest.approx(alone.share, abs=0.02)
+    assert check.best == one_scene.best == "camera_to_world"
+    assert check.share == pytest.approx(one_scene.share, abs=0.02)
 
 
 def test_cameras_far_above_what_they_see_are_not_taken_for_millimetres() -> None:
@@ -320,14 +320,14 @@ def test_it_says_so_when_nothing_stands_out() -> None:
     assert "inverse 0.40, opengl 0.50" in str(check)
 
 
-def test_a_cloud_and_depth_in_millimetres_are_told_together(
+def test_depth_in_millimetres_is_refused_with_a_cloud_of_it_and_without(
     frames: tuple[Cameras, Tensor], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Both from the same depth agree with each other, whatever the unit; only the cameras' way tells."""
+    """A cloud of the same depth agrees with it in any unit; the distance between the cameras shows the error."""
     cameras, depth = frames
     millimetres = depth * 1000
     cameras[:1].unproject(depth[:1])
-    assert not caplog.records
+    assert not caplog.records  # in metres
 
     cloud = cloud_of(cameras, millimetres, view=0)[::50]
 
@@ -402,11 +402,12 @@ def test_positions_in_millimetres_do_not_fit(frames: tuple[Cameras, Tensor]) -> 
 
 
 @pytest.mark.slow
-def test_depth_along_the_ray_does_not_fit(frames: tuple[Cameras, Tensor]) -> None:
+def test_depth_along_the_ray_agrees_in_fewer_pixels(frames: tuple[Cameras, Tensor]) -> None:
     cameras, depth = frames
     at_one_metre = cameras[0].unproject(torch.ones_like(depth[:1]))
     ray_length = (at_one_metre - cameras.positions[0]).norm(dim=-1).float()
 
-    check = check_cameras(None, cameras, depth * ray_length, max_points=600)
+    along_z = check_cameras(None, cameras, depth, max_points=600)
+    along_ray = check_cameras(None, cameras, depth * ray_length, max_points=600)
 
-    assert check.share < 0.4
+    assert along_ray.share < 0.7 * along_z.share
