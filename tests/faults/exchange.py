@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 from tests import kit
-from tests.faults.pairs.options import Differs, check_same, sampled, verdict
+from tests.faults.pairs.options import Differs, check_same, raise_refusal, sampled, verdict
 
-from dinoneck import DinoneckError, FeatureStore, HeadCheckpoint, Predictor
+from dinoneck import FeatureStore, HeadCheckpoint, Predictor
 from dinoneck.training import TrainConfig, train
 
 COUNT = 6
@@ -175,11 +175,21 @@ def _quietly(call: Callable[[], Any]) -> Any:
 
 
 def results_of(root: Path) -> dict[str, Any]:
-    """What a finished run states and holds: its table, its scores and the weights of its heads."""
-    rows: list[dict[str, Any]] = []
-    for row in csv.DictReader((root / "out_of_fold.csv").open(newline="")):
-        rows.append({key: value if key == "image" else float(value) for key, value in row.items()})
-    return {"table": rows, "head": weights_of(root / "head.safetensors")}
+    """What a finished run states and holds: its table, and the weights of its head."""
+    table = numbers_of(root / "out_of_fold.csv")
+    return {"table": table, "head": weights_of(root / "head.safetensors")}
+
+
+def numbers_of(table: Path) -> list[dict[str, Any]]:
+    """Return the rows of a table; all but the image are numbers."""
+    rows = []
+    with table.open(newline="") as file:
+        for row in csv.DictReader(file):
+            numbers: dict[str, Any] = {}
+            for column, value in row.items():
+                numbers[column] = value if column == "image" else float(value)
+            rows.append(numbers)
+    return rows
 
 
 def weights_of(file: Path) -> dict[str, Any]:
@@ -240,20 +250,15 @@ def table_of(world: World, run: Path) -> list[Any]:
     table = world.folder / "rows.csv"
     table.unlink(missing_ok=True)
     ran = kit.cli("predict", world.folder / "images", "--heads", run, "--out", table)
-    if ran.code != 0:
-        raise DinoneckError(ran.err.splitlines()[-1])
-    rows = []
-    for row in csv.DictReader(table.open(newline="")):
-        rows.append({key: value if key == "image" else float(value) for key, value in row.items()})
-    return rows
+    raise_refusal(ran)
+    return numbers_of(table)
 
 
 def scores_of(world: World, run: Path) -> Any:
     """What ``dinoneck evaluate --heads RUN`` prints, without times."""
     words = ["--heads", run, "--truth", world.folder / "table.csv", "--json"]
     ran = kit.cli("evaluate", world.folder / "images", *words)
-    if ran.code != 0:
-        raise DinoneckError([line for line in ran.err.splitlines() if "error" in line][-1])
+    raise_refusal(ran)
     scores = {}
     for target, methods in ran.json["scores"].items():
         scores[target] = {"r2": methods["head"]["r2"]["pooled"]}

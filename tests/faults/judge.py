@@ -1,7 +1,7 @@
-"""The verdict on one damaged or forged head file. The judge predicts.
+"""The verdict on one damaged or forged head file.
 
 * **refused**: ``HeadCheckpoint.load`` raises a ``CheckpointError`` of a known step with one
-  printable line, and ``read_header`` agrees with it.
+  printable line. ``read_header``, which reads less, accepts the file or refuses it by the same step.
 * **harmless**: it loads, and what was loaded is what the file states. Precisely: the metadata is
   the file's, value for value and type for type; the head that it builds, described again from its
   own attributes, has the same class, configuration, tasks, tensors and records; and it predicts,
@@ -14,8 +14,8 @@
   ``CheckpointError`` while it is read, or than a ``DinoneckError`` while it predicts; more than 2 s
   of processor time; more than 96 MiB.
 
-Of damage that leaves the digest as it was, every file that loads and is not a sound file byte for
-byte is a fault: no byte of a head file is free.
+A file whose digest was left alone may load only if it is, byte for byte, a sound file: no byte of a
+head file is free.
 """
 
 from __future__ import annotations
@@ -48,9 +48,14 @@ from dinoneck import (
 )
 from dinoneck.checkpoint import read_header
 
-METRICS = {"R2": 0.75, "R2 over folds": {"mean": 0.7, "sd": 0.05}}
-DATA = {"name": "pasture", "revision": "2024-10"}
-TRAINING = {"seed": 7, "folds": 5, "fold": 0, "epochs": 40, "data": DATA, "metrics": METRICS}
+TRAINING = {
+    "seed": 7,
+    "folds": 5,
+    "fold": 0,
+    "epochs": 40,
+    "data": {"name": "pasture", "revision": "2024-10"},
+    "metrics": {"R2": 0.75, "R2 over folds": {"mean": 0.7, "sd": 0.05}},
+}
 TOTAL = Task(
     "total",
     unit="g",
@@ -119,11 +124,12 @@ def files() -> dict[str, bytes]:
 
 @functools.cache
 def _tokens(width: int, layers: tuple[int, ...] | None, count: int) -> dinoneck.Tokens:
-    """(B, 3 + 2 * 4, D) per layer, always the same; their source is unknown."""
-    values = [
-        torch.sin(torch.arange(2 * 11 * width) * (1.0 + i)).reshape(2, 11, width)
-        for i in range(count)
-    ]
+    """(2, 3 + 2 * 4, width) per layer, always the same; their source is unknown."""
+    values = []
+    for layer in range(count):
+        length = 3 + 2 * 4
+        angles = torch.arange(2 * length * width) * (1.0 + layer)
+        values.append(torch.sin(angles).reshape(2, length, width))
     return kit.tokens_from(values, 2, 4, 3, layers=layers)
 
 
@@ -133,23 +139,29 @@ def predict(module: nn.Module) -> dict[str, Tensor]:
         if isinstance(module, PatchMeanMLP):
             return {"": module(torch.sin(torch.arange(16.0)).reshape(2, 4, 2))}
         layers = getattr(module, "layer_indices", None)
+        if layers is not None:
+            layers = tuple(layers)
         count = getattr(module, "num_layers", None) or 1
-        return dict(module.predict(_tokens(module.embed_dim, layers and tuple(layers), count)))
+        tokens = _tokens(module.embed_dim, layers, count)
+        return dict(module.predict(tokens))
 
 
 @functools.cache
-def _pairing() -> tuple[Any, Tensor]:
+def _backbone_and_image() -> tuple[Any, Tensor]:
     return kit.backbone(), kit.images(1, 32, 64)
 
 
-def rows_of(path: Path) -> list[dict[str, Any]]:
+def predictions_of(path: Path) -> list[dict[str, Any]]:
     """What a Predictor of this file returns for a fixed image."""
-    backbone, image = _pairing()
+    backbone, image = _backbone_and_image()
     found = dinoneck.Predictor(path, backbone)(image)
     return [{key: np.asarray(value).tolist() for key, value in row.items()} for row in found]
 
 
-REFUSED, NOTICED, HARMLESS = OUTCOMES = ("refused", "noticed", "harmless")
+REFUSED = "refused"
+NOTICED = "noticed"
+HARMLESS = "harmless"
+OUTCOMES = (REFUSED, NOTICED, HARMLESS)
 STEPS = (
     "file",
     "header",
@@ -162,13 +174,25 @@ STEPS = (
     "finite",
     "pairing",
 )
-SECONDS, KIB, LONGEST = 2.0, 96 << 10, 2200
+# the most that reading a file may take, and the longest message of a refusal
+MAX_SECONDS = 2.0  # of processor time
+MAX_KIB = 96 * 1024
+MAX_CHARACTERS = 2200
 INERT = frozenset({"created_by", "extra", "license", "training"})
 """Top-level keys that no prediction depends on."""
+# top-level keys that a head, described again from its own attributes, states again
 _RESTATED = ("head_type", "config", "tasks", "inputs", "training", "license", "tta", "extra")
 
 
-def _memory() -> int:
+def named(case: str, outcome: str) -> str:
+    """Put the name of a case before a fault; other outcomes stay."""
+    if outcome in OUTCOMES:
+        return outcome
+    return f"{case}: {outcome}"
+
+
+def _peak_memory() -> int:
+    """The peak of this process in KiB. It never falls: only growth beyond all earlier cases is seen."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
@@ -184,7 +208,9 @@ class Judge:
         if name not in self._original:
             self.path.write_bytes(files()[name])
             head = HeadCheckpoint.load(self.path)
-            rows = rows_of(self.path) if head.meta["backbone"] and not head.adapter_state else None
+            rows = None
+            if head.meta["backbone"] and not head.adapter_state:
+                rows = predictions_of(self.path)
             self._original[name] = predict(head.build(check_backbone=False)), rows
         return self._original[name]
 
@@ -195,25 +221,26 @@ class Judge:
 
         Args:
             content: the file.
-            name: of the sound file that a file with a valid digest was made from.
+            name: of the sound file that a file with a new digest was made from; None: the digest was
+                left alone.
             changed: the top-level keys that differ.
         """
         if name is not None:
             self.original(name)
         self.path.write_bytes(content)
-        seconds, memory = time.process_time(), _memory()
+        seconds_before = time.process_time()
+        memory_before = _peak_memory()
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                found = self._read(content, name, changed)
+                verdict = self._read(content, name, changed)
         except Exception as error:  # whatever escapes is what is looked for
             return f"{type(error).__name__}: {str(error)[:200]}"
-        seconds, memory = time.process_time() - seconds, _memory() - memory
-        return (
-            found
-            if seconds <= SECONDS and memory <= KIB
-            else f"it takes {seconds:.1f} s and {memory} KiB"
-        )
+        seconds = time.process_time() - seconds_before
+        memory = _peak_memory() - memory_before
+        if seconds > MAX_SECONDS or memory > MAX_KIB:
+            return f"it takes {seconds:.1f} s and {memory} KiB"
+        return verdict
 
     def _read(self, content: bytes, name: str | None, changed: frozenset[str]) -> str:
         step = None
@@ -232,15 +259,13 @@ class Judge:
             return f"read_header refuses by {step}, load accepts"
         if name is None:
             return HARMLESS if content in files().values() else "it loads with other bytes"
-        misstated = self._misstated(head, module, content)
-        return (
-            misstated
-            or self._mispredicted(module, content, name, inert=changed <= INERT)
-            or HARMLESS
-        )
+        fault = self._misstated(head, module, content)
+        if not fault:
+            fault = self._mispredicted(module, content, name, inert=changed <= INERT)
+        return fault or HARMLESS
 
     def _misstated(self, head: HeadCheckpoint, module: nn.Module, content: bytes) -> str:
-        """Compare what was loaded with the file, and with the module's own description."""
+        """Compare what was loaded with the file, and with the module's own description; return the fault."""
         if signed.canonical(head.meta) != signed.canonical(signed.read(content)[0]):
             return "the metadata is not the file's"
         records = {key: head.meta[key] for key in ("training", "license", "extra")}
@@ -250,41 +275,61 @@ class Judge:
             if again[key] != head.meta[key]:
                 return f"{key} of what was loaded is {str(again[key])[:100]}"
         listed = [row for row in head.meta["tensors"] if not row[0].startswith("adapter/")]
-        return "" if again["tensors"] == listed else "its tensors are others"
+        if again["tensors"] != listed:
+            return "its tensors are others"
+        return ""
 
     def _mispredicted(self, module: nn.Module, content: bytes, name: str, inert: bool) -> str:
-        """Compare predictions with those of a head made by hand, and with the original's."""
-        tokens, rows = self._original[name]
+        """Compare predictions with those of a head made by hand, and with the original's; return the fault.
+
+        Args:
+            module: that was loaded.
+            content: the file.
+            name: of the sound file that it was made from.
+            inert: whether no prediction depends on what was changed.
+        """
+        original_outputs, original_rows = self._original[name]
         try:
-            found = predict(module)
-            if not kit.same(found, predict(by_hand(module, content))):
-                return (
-                    "it predicts something else than a head made from its configuration and tensors"
-                )
-            seen = None if rows is None else rows_of(self.path)
-        except (
-            DinoneckError
-        ) as error:  # a head of another geometry than the fixed tokens, or of another backbone
-            return f"it no longer predicts: {error}" if inert else ""
-        changed = inert and not (kit.same(found, tokens) and seen == rows)
-        return "it predicts something else than the original" if changed else ""
+            outputs = predict(module)
+        except DinoneckError as error:
+            if inert:
+                return f"it no longer predicts: {error}"
+            return ""  # a head of another geometry than the fixed tokens
+        try:
+            right = predict(by_hand(module, content))
+        except DinoneckError as error:
+            return f"a head made from its configuration and tensors does not predict: {error}"
+        if not kit.same(outputs, right):
+            return "it predicts something else than a head made from its configuration and tensors"
+
+        rows = None
+        if original_rows is not None:
+            try:
+                rows = predictions_of(self.path)
+            except DinoneckError as error:
+                if inert:
+                    return f"it no longer predicts: {error}"
+                return ""  # a head of another backbone
+        is_original = kit.same(outputs, original_outputs) and rows == original_rows
+        if inert and not is_original:
+            return "it predicts something else than the original"
+        return ""
 
 
 def _refusal(error: CheckpointError) -> str:
     text = str(error)
-    sound = error.step in STEPS and len(text) <= LONGEST and text.isprintable()
-    return (
-        REFUSED
-        if sound
-        else f"it is refused by {error.step!r}, or not in one printable line: {text[:100]!r}"
-    )
+    if error.step not in STEPS:
+        return f"it is refused by {error.step!r}"
+    if len(text) > MAX_CHARACTERS or not text.isprintable():
+        return f"it is refused, but not in one printable line: {text[:100]!r}"
+    return REFUSED
 
 
 def by_hand(module: nn.Module, content: bytes) -> nn.Module:
     """The head that a file states: the class called with the file's configuration, the file's tensors copied in."""
-    made: nn.Module = type(module).from_config(signed.read(content)[0]["config"])
-    state = safetensors.torch.load(content)
-    made.load_state_dict(
-        {key: value for key, value in state.items() if not key.startswith("adapter/")}, assign=True
-    )
-    return made.eval()
+    meta, _ = signed.read(content)
+    head: nn.Module = type(module).from_config(meta["config"])
+    tensors = safetensors.torch.load(content)
+    state = {name: value for name, value in tensors.items() if not name.startswith("adapter/")}
+    head.load_state_dict(state, assign=True)
+    return head.eval()

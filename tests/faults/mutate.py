@@ -35,100 +35,147 @@ JSON = (
 
 
 def place(rng: Random, content: bytes) -> int:
-    """Anywhere; more often in the length, in the header, or at the edge between header and tensors."""
-    body, end = min(signed.body_at(content), len(content)), len(content)
-    first, last = rng.choice(
-        ((0, end), (0, 8), (8, body), (8, body), (body - 8, body + 8), (body, end))
-    )
-    return max(0, min(rng.randrange(first, max(first + 1, last)), end))
+    """Return a random offset; more often one in the length, in the header, or near the begin of the tensors."""
+    end = len(content)
+    body = min(signed.body_at(content), end)
+    anywhere = (0, end)
+    length = (0, 8)
+    header = (8, body)
+    edge = (body - 8, body + 8)
+    tensors = (body, end)
+    first, last = rng.choice((anywhere, length, header, header, edge, tensors))
+    chosen = rng.randrange(first, max(first + 1, last))
+    return max(0, min(chosen, end))
 
 
 def damaged(rng: Random, content: bytes) -> bytes:
     """Put nothing, noise, zeros, JSON, or a part of a sound file in the place of nothing, a piece, or all that follows.
 
-    This happens up to three times; in two of three cases the header's announced length follows.
+    This happens up to three times. After a change behind the length field, two times in three the
+    announced length of the header is adjusted.
     """
-    for _ in range(rng.choice((1, 1, 1, 2, 3))):
-        body, begin = signed.body_at(content), place(rng, content)
-        size, other = rng.choice((1, 1, 2, 4, 8, 64, 4096)), rng.choice(list(files().values()))
-        parts = (other[begin : begin + size], other[begin:], other[signed.body_at(other) :])
-        new = rng.choice((b"", rng.randbytes(size), bytes(size), rng.choice(JSON), *parts))
-        end = begin + rng.choice((0, 1, 1, len(new), size, len(content)))
-        changed = content[:begin] + new + content[end:]
+    num_changes = rng.choice((1, 1, 1, 2, 3))
+    for _ in range(num_changes):
+        body = signed.body_at(content)
+        begin = place(rng, content)
+        size = rng.choice((1, 1, 2, 4, 8, 64, 4096))
+        other = rng.choice(list(files().values()))
+
+        noise = rng.randbytes(size)
+        json_text = rng.choice(JSON)
+        piece_of_other = other[begin : begin + size]
+        rest_of_other = other[begin:]
+        tensors_of_other = other[signed.body_at(other) :]
+        new = rng.choice(
+            (
+                b"",
+                noise,
+                bytes(size),
+                json_text,
+                piece_of_other,
+                rest_of_other,
+                tensors_of_other,
+            )
+        )
+        num_removed = rng.choice((0, 1, 1, len(new), size, len(content)))
+        changed = content[:begin] + new + content[begin + num_removed :]
+
         if begin >= 8 and rng.random() < 0.67:
-            length = body - 8 + len(changed) - len(content) & (1 << 64) - 1
-            changed = length.to_bytes(8, "little") + changed[8:]
+            growth = len(changed) - len(content)
+            header_size = (body - 8 + growth) % 2**64
+            changed = _with_header_size(changed, header_size)
         content = changed
     return content
+
+
+def _with_header_size(content: bytes, size: int) -> bytes:
+    """Return a file that announces a header of so many bytes."""
+    return size.to_bytes(8, "little") + content[8:]
 
 
 def bits(every: int) -> Iterator[tuple[str, bytes]]:
     """Every n-th bit of the smallest file turned over, and every n-th length that it can be cut to."""
     content = files()["smallest"]
     for bit in range(0, 8 * len(content), every):
-        yield (
-            f"bit {bit}",
-            content[: bit // 8]
-            + bytes([content[bit // 8] ^ 1 << bit % 8])
-            + content[bit // 8 + 1 :],
-        )
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        yield f"bit {bit}", bytes(flipped)
     for length in range(0, len(content), every):
         yield f"length {length}", content[:length]
 
 
+HEADER_SIZES = (
+    0,
+    1,
+    10_000,
+    2**20 + 1,
+    101_000_000,
+    2**32,
+    2**53 + 1,
+    2**63,
+    2**64 - 8,
+)
+HEADERS = (
+    "[" * 100_000,
+    '{"a":' * 100_000 + "0" + "}" * 100_000,
+    "[]",
+    "3",
+    '{"__metadata__":{"dinoneck":"{}"}}',
+)
+
+
 def others(folder: Path) -> Iterator[tuple[str, bytes]]:
-    """Files of other formats, a bomb, and headers that announce or nest too much."""
-    sound, saved = files()["smallest"], io.BytesIO()
+    """Files of other formats, a gzip bomb, and headers of a wrong size, shape or encoding."""
+    # this pickle makes the folder "run" if it is loaded
+    yield "pickle", f"cos\nmkdir\n(S'{folder}/run'\ntR.".encode()
+    saved = io.BytesIO()
     torch.save({"weight": torch.zeros(2)}, saved)
-    # a pickle that makes a folder when it is loaded
-    evil = f"cos\nmkdir\n(S'{folder}/run'\ntR.".encode()
-    lfs = (
-        b"version https://git-lfs.github.com/spec/v1\noid sha256:"
-        + b"4d7a" * 16
-        + b"\nsize 80496\n"
-    )
-    page, bomb = b"<!DOCTYPE html>\n<html>404</html>\n", gzip.compress(bytes(64 << 20), 1)
-    formats = {
-        "pickle": evil,
-        "torch.save": saved.getvalue(),
-        "LFS": lfs,
-        "web page": page,
-        "gzip": bomb,
-    }
-    yield from formats.items()
-    for length in (
-        0,
-        1,
-        10_000,
-        (1 << 20) + 1,
-        101_000_000,
-        1 << 32,
-        (1 << 53) + 1,
-        1 << 63,
-        (1 << 64) - 8,
-    ):
-        yield f"header of {length} bytes", length.to_bytes(8, "little") + sound[8:]
-    nested = "[" * 100_000, '{"a":' * 100_000 + "0" + "}" * 100_000
-    for text in (*nested, "[]", "3", '{"__metadata__":{"dinoneck":"{}"}}'):
+    yield "torch.save", saved.getvalue()
+    digest = "4d7a" * 16
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{digest}\nsize 80496\n"
+    yield "LFS", pointer.encode()
+    yield "web page", b"<!DOCTYPE html>\n<html>404</html>\n"
+    yield "gzip", gzip.compress(bytes(64 << 20), 1)
+
+    sound = files()["smallest"]
+    for size in HEADER_SIZES:
+        yield f"header of {size} bytes", _with_header_size(sound, size)
+    for text in HEADERS:
         yield f"header {text[:40]}", signed.framed(text)
-    for code in ("utf-16", "utf-32", "utf-8-sig"):
-        text = sound[8 : signed.body_at(sound)].decode().encode(code)
-        yield code, len(text).to_bytes(8, "little") + text + sound[signed.body_at(sound) :]
+    body = signed.body_at(sound)
+    for encoding in ("utf-16", "utf-32", "utf-8-sig"):
+        header = sound[8:body].decode().encode(encoding)
+        yield encoding, _with_header_size(bytes(8) + header + sound[body:], len(header))
 
 
-MODES = (*MADE, "every bit and length of the smallest", "another format")
+EVERY_BIT = "every bit and length of the smallest"
+OTHER_FORMAT = "another format"
+MODES = (*MADE, EVERY_BIT, OTHER_FORMAT)
+
+
+def cases_of(mode: str, share: float, folder: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield the name and the content of every case: random damage, a share of the bits, or other formats."""
+    if mode == EVERY_BIT:
+        yield from bits(every=max(1, round(1 / share)))
+    elif mode == OTHER_FORMAT:
+        yield from others(folder)
+    else:
+        sound = files()[mode]
+        for number in range(round(share * MUTATIONS)):
+            yield f"number {number}", damaged(Random(number), sound)
 
 
 def outcomes(mode: str, share: float, folder: Path) -> Iterator[str]:
-    """Judge random damage of one file, or a share of the bits, or other formats; sound files are not among them."""
-    if mode in MADE:
-        sound, count = files()[mode], round(share * MUTATIONS)
-        cases = ((f"number {number}", damaged(Random(number), sound)) for number in range(count))
-    else:
-        cases = others(folder) if mode == "another format" else bits(max(1, round(1 / share)))
-    judge, known = Judge(folder), set(files().values())
-    for case, content in cases:
-        if content not in known:
-            verdict = judge.verdict(content)
-            verdict = "what it holds was run" if (folder / "run").exists() else verdict
-            yield verdict if verdict == REFUSED else f"{case}: {verdict}"
+    """Judge all cases of one mode; sound files are not among them."""
+    judge = Judge(folder)
+    sound_files = set(files().values())
+    for case, content in cases_of(mode, share, folder):
+        if content in sound_files:
+            continue
+        verdict = judge.verdict(content)
+        if (folder / "run").exists():
+            (folder / "run").rmdir()
+            verdict = "code in the file was executed"
+        if verdict != REFUSED:
+            verdict = f"{case}: {verdict}"
+        yield verdict

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,79 +21,110 @@ HEADS: dict[str, Callable[[], Any]] = {
     "dense": lambda: DenseHead(64, [Task("mass", kind="dense")], hidden_dim=8, depth=0),
     "ensemble": lambda: HeadEnsemble.from_heads([kit.head(), kit.head(seed=1)]),
 }
-# name -> whether they are taken, arguments of load_backbone, changes to its tokens; heads are
-# trained on layers=[5]
-TOKENS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
-    "another seed": (REFUSED, {"seed": 1}, {}),
-    "another layer": (REFUSED, {"layers": [2]}, {}),
-    "without the norm": (REFUSED, {"norm": False}, {}),
-    "two layers": (REFUSED, {"layers": [2, 4]}, {}),
-    "another patch size": (REFUSED, {}, {"patch_size": 14}),
-    "another width": (REFUSED, {}, {"sequence": (torch.zeros(2, 19, 32),), "source": None}),
-    "the same backbone": (HARMLESS, {}, {}),
-    "half precision of the same weights": (HARMLESS, {"dtype": torch.bfloat16}, {}),
-    "tokens of unknown source": (HARMLESS, {}, {"source": None, "layers": None, "normed": None}),
+TRAINED_LAYERS = [5]
+
+
+@dataclass(frozen=True)
+class TokenCase:
+    """Tokens that a head gets, and what must come of it.
+
+    Attributes:
+        expected: REFUSED or HARMLESS.
+        backbone: arguments of load_backbone that differ from those of the training.
+        changes: attributes of the tokens that are replaced.
+    """
+
+    expected: str
+    backbone: dict[str, Any] = field(default_factory=dict)
+    changes: dict[str, Any] = field(default_factory=dict)
+
+
+NARROW = {"sequence": (torch.zeros(2, 19, 32),), "source": None}
+UNKNOWN_SOURCE = {"source": None, "layers": None, "normed": None}
+TOKENS = {
+    "another seed": TokenCase(REFUSED, backbone={"seed": 1}),
+    "another layer": TokenCase(REFUSED, backbone={"layers": [2]}),
+    "without the norm": TokenCase(REFUSED, backbone={"norm": False}),
+    "two layers": TokenCase(REFUSED, backbone={"layers": [2, 4]}),
+    "another patch size": TokenCase(REFUSED, changes={"patch_size": 14}),
+    "another width": TokenCase(REFUSED, changes=NARROW),
+    "the same backbone": TokenCase(HARMLESS),
+    "half precision of the same weights": TokenCase(HARMLESS, backbone={"dtype": torch.bfloat16}),
+    "tokens of unknown source": TokenCase(HARMLESS, changes=UNKNOWN_SOURCE),
 }
-# entry of the record -> values that no training writes; the file is signed again
+# entry of the file's record of its backbone -> values that no training writes
 RECORDS: dict[str, list[Any]] = {
     "layers": [None, [], [6], [-1], 5, "last"],
     "patch_size": [None, [0, 16], [16], "16", [14, 14]],
     "mean": [None, [1.48, 0.4, 0.4], [-0.49, 0.4, 0.4], [0.5], [0.5, 0.5, True]],
     "std": [None, [1e308] * 3, [0.0, 0.2, 0.2], [2.0, 0.2, 0.2]],
     "probe": [None, [], [0.1] * 7, [1e308] * 8, ["x"] * 8],
-    **{key: [None, 0, -64, 32] for key in ("embed_dim", "depth", "num_cls", "num_registers")},
+    "embed_dim": [None, 0, -64, 32],
+    "depth": [None, 0, -64, 32],
+    "num_cls": [None, 0, -64, 32],
+    "num_registers": [None, 0, -64, 32],
     "norm": [None, 1, "yes"],
     "name": [None, 5],
     "weights_sha256": ["0" * 64],
     "weights": ["seeded"],
 }
-MODES = ("tokens of another backbone", "another record of the backbone")
+OTHER_TOKENS = "tokens of another backbone"
+OTHER_RECORD = "another record of the backbone"
+MODES = (OTHER_TOKENS, OTHER_RECORD)
 
 
-def judged(predict: Callable[[], Any], right: Any, atol: float = 0.0) -> str:
-    """Refused, harmless where the prediction is the right one, or another prediction."""
-    try:
-        return HARMLESS if kit.same(predict(), right, atol) else "it predicts something else"
-    except DinoneckError:
-        return REFUSED
+def outcomes(mode: str, share: float, folder: Path) -> Iterator[str]:
+    """Judge all cases of one mode, whatever the share; another outcome than the expected one is a fault."""
+    path = folder / "head"
+    if mode == OTHER_TOKENS:
+        for name, case in TOKENS.items():
+            for head, outcome in on_tokens(path, case):
+                yield as_expected(f"{name}, {head}", outcome, case.expected)
+    else:
+        for key in RECORDS:
+            for value, outcome in with_record(path, key):
+                yield as_expected(f"{key}={value!r}", outcome, REFUSED)
 
 
-def on_tokens(path: Path, options: dict[str, Any], changes: dict[str, Any]) -> Iterator[str]:
-    """Predict with every head on these tokens."""
-    images, trained = kit.images(2, 64, 64), kit.backbone(layers=[5])
-    tokens = replace(
-        kit.backbone(**{"layers": [5], **options})(images).to(torch.float32), **changes
-    )
-    for make in HEADS.values():
+def on_tokens(path: Path, case: TokenCase) -> Iterator[tuple[str, str]]:
+    """Predict with every head on the tokens of the case; yield the head's name and the outcome."""
+    images = kit.images(2, 64, 64)
+    trained = kit.backbone(layers=TRAINED_LAYERS)
+    other = kit.backbone(**{"layers": TRAINED_LAYERS, **case.backbone})
+    tokens = replace(other(images).to(torch.float32), **case.changes)
+    for name, make in HEADS.items():
         save_head(path, make(), backbone=trained)
         right = load_head(path).predict(trained(images))["mass"]
-        yield judged(lambda: load_head(path).predict(tokens)["mass"], right, atol=0.05)
+        outcome = outcome_of(lambda: load_head(path).predict(tokens)["mass"], right, atol=0.05)
+        yield name, outcome
 
 
-def with_record(path: Path, key: str) -> Iterator[str]:
-    """Predict with a file for every value of an entry."""
-    images, trained = list(kit.images(2, 64, 64)), kit.backbone(layers=[5])
+def with_record(path: Path, key: str) -> Iterator[tuple[Any, str]]:
+    """Predict with a file for every value of an entry, whose digest is right; yield the value and the outcome."""
+    images = list(kit.images(2, 64, 64))
+    trained = kit.backbone(layers=TRAINED_LAYERS)
     for value in RECORDS[key]:
         save_head(path, kit.head(), backbone=trained)
         right = Predictor(path, trained)(images)
         meta, chunks = signed.read(path.read_bytes())
-        path.write_bytes(
-            signed.write({**meta, "backbone": {**meta["backbone"], key: value}}, chunks)
-        )
-        yield judged(lambda: Predictor(path, trained)(images), right)
+        record = {**meta["backbone"], key: value}
+        path.write_bytes(signed.write({**meta, "backbone": record}, chunks))
+        yield value, outcome_of(lambda: Predictor(path, trained)(images), right)
 
 
-def outcomes(mode: str, share: float, folder: Path) -> Iterator[str]:
-    """Judge all cases of one mode; another outcome than the expected one is a fault."""
-    if mode == MODES[0]:
-        cases = [
-            (name, expected, on_tokens(folder / "head", *how))
-            for name, (expected, *how) in TOKENS.items()
-        ]
-    else:
-        cases = [(key, REFUSED, with_record(folder / "head", key)) for key in RECORDS]
-    for name, expected, found in cases:
-        yield from (
-            outcome if outcome == expected else f"{name}: {outcome}, not {expected}"
-            for outcome in found
-        )
+def outcome_of(predict: Callable[[], Any], right: Any, atol: float = 0.0) -> str:
+    """Return REFUSED, HARMLESS if it predicts what is right, or a sentence."""
+    try:
+        prediction = predict()
+    except DinoneckError:
+        return REFUSED
+    if kit.same(prediction, right, atol):
+        return HARMLESS
+    return "it predicts something else"
+
+
+def as_expected(case: str, outcome: str, expected: str) -> str:
+    """Return the outcome if it is the expected one, else a sentence."""
+    if outcome == expected:
+        return outcome
+    return f"{case}: {outcome}, not {expected}"

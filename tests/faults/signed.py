@@ -25,23 +25,31 @@ from dinoneck import HeadCheckpoint
 Meta = dict[str, Any]
 Change = Callable[[Meta, dict[str, Tensor]], object]
 BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "U8": 1, "BOOL": 1}
-# a second key of this name; a value that is spelled as exactly the text behind it
-TWICE, RAW = "\ue000", "\ue001"
+# at the end of a key: the key is spelled without it, and so occurs twice
+TWICE = "\ue000"
+# at the begin of a text: the rest is spelled without quotes, as JSON of its own
+RAW = "\ue001"
 _RAW = re.compile(rf'"{RAW}((?:[^"\\]|\\.)*)"')
 
 
 def canonical(value: Any) -> str:
     """One line of JSON with sorted keys."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return _RAW.sub(lambda match: str(json.loads(f'"{match[1]}"')), text.replace(TWICE, ""))
+    text = text.replace(TWICE, "")
+    return _RAW.sub(_unquoted, text)
+
+
+def _unquoted(match: re.Match[str]) -> str:
+    """Return the text behind the mark RAW, without its quotes and escapes."""
+    return str(json.loads(f'"{match[1]}"'))
 
 
 def digest(meta: Meta, chunks: dict[str, bytes]) -> str:
     """The digest that belongs to this content."""
-    text = canonical({key: value for key, value in meta.items() if key != "digest"}).encode(
-        "utf-8", "surrogatepass"
-    )
-    return f"sha256:{hashlib.sha256(text + bytes(1) + b''.join(chunks.values())).hexdigest()}"
+    without_digest = {key: value for key, value in meta.items() if key != "digest"}
+    text = canonical(without_digest).encode("utf-8", "surrogatepass")
+    sha256 = hashlib.sha256(text + b"\0" + b"".join(chunks.values()))
+    return f"sha256:{sha256.hexdigest()}"
 
 
 def framed(text: str, body: bytes = b"") -> bytes:
@@ -52,19 +60,28 @@ def framed(text: str, body: bytes = b"") -> bytes:
 
 
 def write(meta: Meta, chunks: dict[str, bytes], *, sign: bool = True) -> bytes:
-    """The file of this metadata and these tensors; with ``sign`` the digest is the valid one, else that of ``meta``."""
-    meta = {**meta, "digest": digest(meta, chunks)} if sign and "digest" in meta else meta
+    """Return the file of this metadata and these tensors.
+
+    Args:
+        meta: may describe other tensors than there are.
+        chunks: the bytes of every tensor.
+        sign: compute the digest; otherwise ``meta`` keeps its own.
+    """
+    if sign and "digest" in meta:
+        meta = {**meta, "digest": digest(meta, chunks)}
     header: Meta = {"__metadata__": {"dinoneck": canonical(meta)}}
-    offset = 0
     rows = meta.get("tensors")
-    for row in rows if isinstance(rows, list) else ():
+    if not isinstance(rows, list):  # a forgery
+        rows = []
+    offset = 0
+    for row in rows:
         try:
             name, dtype, shape = row
-            size = BYTES.get(dtype, 4) * math.prod(shape)
+            size = BYTES.get(dtype, 4) * math.prod(shape)  # any size for an unknown type
             header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, offset + size]}
             offset += size
-        except (TypeError, ValueError, OverflowError):  # a row that describes nothing has no entry
-            continue
+        except (TypeError, ValueError, OverflowError):
+            pass  # a row that describes no tensor has no entry
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False)
     return framed(text, b"".join(chunks.values()))
 
@@ -76,23 +93,25 @@ def body_at(content: bytes) -> int:
 
 def read(content: bytes) -> tuple[Meta, dict[str, bytes]]:
     """The metadata of a sound file, and the bytes of every tensor by its name, in file order."""
-    header = json.loads(content[8 : body_at(content)])
+    begin_of_body = body_at(content)
+    header = json.loads(content[8:begin_of_body])
+    body = content[begin_of_body:]
     meta = json.loads(header["__metadata__"]["dinoneck"])
-    places = {name: header[name]["data_offsets"] for name, *_ in meta["tensors"]}
-    body = content[body_at(content) :]
-    return meta, {name: body[begin:end] for name, (begin, end) in places.items()}
+    chunks = {}
+    for name, *_ in meta["tensors"]:
+        begin, end = header[name]["data_offsets"]
+        chunks[name] = body[begin:end]
+    return meta, chunks
 
 
 def forged(head: HeadCheckpoint, change: Change, *, sign: bool = True) -> bytes:
     """The file of a checkpoint without an adapter after ``change(meta, state)``."""
-    meta, state = (
-        copy.deepcopy(head.meta),
-        {key: value.clone() for key, value in head.state_dict.items()},
-    )
+    meta = copy.deepcopy(head.meta)
+    state = {name: value.clone() for name, value in head.state_dict.items()}
     change(meta, state)
-    rows = [row[0] for row in meta["tensors"] if row[0] in state]
-    chunks = {
-        name: state[name].contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-        for name in rows
-    }
+    chunks = {}
+    for name, *_ in meta["tensors"]:
+        if name in state:
+            values = state[name].contiguous().reshape(-1)
+            chunks[name] = values.view(torch.uint8).numpy().tobytes()
     return write(meta, chunks, sign=sign)

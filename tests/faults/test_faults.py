@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests import kit
 from tests.faults import changes, known_open, mutate, pairing, signed, store
 from tests.faults.judge import HARMLESS, REFUSED, Judge, files
 from tests.faults.pairs import evaluations, extractions, heads, predictions
-from tests.faults.pairs.options import verdict
+from tests.faults.pairs.options import raise_refusal, verdict
 from tests.faults.report import PAGE, PARTS, REPORT, page
 from tests.process_group import printed_by
 
-from dinoneck import CheckpointError, HeadCheckpoint
+from dinoneck import CheckpointError, DinoneckError, HeadCheckpoint
 from dinoneck.data import Preprocessing
 
 
@@ -41,7 +42,7 @@ def test_sound_files_are_spelled_as_the_description_has_it_and_are_harmless(tmp_
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("part", "mode"), [(mutate, "another format"), (pairing, pairing.MODES[0])]
+    ("part", "mode"), [(mutate, mutate.OTHER_FORMAT), (pairing, pairing.OTHER_TOKENS)]
 )
 def test_foreign_files_and_tokens_are_refused(part: Any, mode: str, tmp_path: Path) -> None:
     assert REFUSED in set(part.outcomes(mode, 1.0, tmp_path)) <= {REFUSED, HARMLESS}
@@ -81,7 +82,7 @@ def test_the_judge_sees_a_reader_with_a_fault(
 
 def test_the_judge_sees_tokens_of_another_image(tmp_path: Path) -> None:
     world = store.World(tmp_path, 0.0)
-    world.extracted(world.root, world.other)
+    world.extract(world.root, world.other_images)
     assert " " in world.outcome()
 
 
@@ -141,3 +142,20 @@ def test_an_open_case_is_known_by_the_beginning_of_its_line_alone() -> None:
     assert known_open.unknown([f"{mode}: a write to .data: results differs"]) == []
     others = [f"{mode}: another one: differs", "train: seed=7: differs"]
     assert known_open.unknown(others) == others
+
+
+def test_a_refusal_of_a_command_is_raised_as_an_error_of_dinoneck() -> None:
+    ran = kit.Ran(code=1, out="", err="reading\nerror: --size is 3\n")
+
+    with pytest.raises(DinoneckError, match="--size is 3"):
+        raise_refusal(ran)
+
+
+@pytest.mark.parametrize(
+    "printed", ["error: unexpected KeyError: 'x' (--verbose shows where)\n", ""]
+)
+def test_a_crash_of_a_command_is_no_refusal(printed: str) -> None:
+    ran = kit.Ran(code=1, out="", err=printed)
+
+    with pytest.raises(AssertionError):
+        raise_refusal(ran)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import inspect
 import re
+import types
+import typing
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -56,7 +58,7 @@ def class_lines(address: str, cls: type, listed_classes: set[type]) -> list[str]
 
     Special methods such as ``__len__`` and ``__contains__`` are among them: ``id in store`` is as
     public as ``store.ids``. What a class inherits is listed at its base if that is listed itself,
-    and here otherwise, wherever the code of it is.
+    and here otherwise. Bases of other packages, such as ``nn.Module``, are left out.
     """
     base_names = []
     members: dict[str, Any] = {}
@@ -95,13 +97,48 @@ def signature(value: Any) -> str:
         if getattr(value.__init__, "__module__", "").startswith("torch."):
             return ""  # torch's own, which changes with its version
     found = inspect.signature(value)
-    parameters = [
-        parameter.replace(annotation=without_notes(parameter.annotation))
-        for parameter in found.parameters.values()
-    ]
-    return re.sub(r"<factory>|0x[0-9a-f]+", "...", str(found.replace(parameters=parameters)))
+    parameters = []
+    for parameter in found.parameters.values():
+        parameters.append(parameter.replace(annotation=spelled(parameter.annotation)))
+    text = str(found.replace(parameters=parameters))
+    return re.sub(r"<factory>|0x[0-9a-f]+", "...", text)
 
 
-def without_notes(annotation: Any) -> Any:
-    """The type of an ``Annotated`` one: notes for tyro print another text with every version."""
-    return annotation.__origin__ if hasattr(annotation, "__metadata__") else annotation
+class Spelled:
+    """An annotation that a signature shows as this text."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def spelled(annotation: Any) -> Any:
+    """Return an annotation that every version of Python shows alike; texts and plain classes stay."""
+    if isinstance(annotation, str | type) and typing.get_origin(annotation) is None:
+        return annotation
+    return Spelled(type_text(annotation))
+
+
+def type_text(annotation: Any) -> str:
+    """Spell a type: unions with bars, no ``typing.``."""
+    if isinstance(annotation, typing.ForwardRef):
+        return annotation.__forward_arg__
+    if annotation is types.NoneType:
+        return "None"
+    if annotation is Ellipsis:  # of a tuple of any length
+        return "..."
+    if isinstance(annotation, list):  # the parameters of a Callable
+        return f"[{', '.join(type_text(part) for part in annotation)}]"
+    origin = typing.get_origin(annotation)
+    arguments = typing.get_args(annotation)
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join(type_text(argument) for argument in arguments)
+    if origin is typing.Annotated:  # tyro's notes print another text with every version of it
+        annotated_type, *_ = arguments
+        return type_text(annotated_type)
+    if origin is None or origin is typing.Literal:
+        return inspect.formatannotation(annotation).replace("typing.", "")
+    texts = [type_text(argument) for argument in arguments]
+    return f"{type_text(origin)}[{', '.join(texts)}]"

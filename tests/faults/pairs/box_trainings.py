@@ -22,11 +22,12 @@ from tests.faults.pairs.options import (
     check_same,
     judged,
     pairs,
+    raise_refusal,
     training_file,
 )
 from tests.unit.detection import coloured_boxes
 
-from dinoneck import DinoneckError, HeadCheckpoint
+from dinoneck import HeadCheckpoint
 
 # name of an option -> value -> words of the command line
 WORDS: dict[str, dict[str, list[object]]] = {
@@ -104,11 +105,7 @@ class World:
         words = [*training_file(self.folder / "run.yaml", FILES, settings), *words]
         words += ["--boxes", self.boxes, "--val-boxes", self.boxes, "--out", run]
         ran = kit.cli("train", *words)
-        if ran.code != 0:
-            lines = [line for line in ran.err.splitlines() if "error" in line]
-            if not lines:
-                raise AssertionError(f"exit code {ran.code}: {ran.err[-200:]}")
-            raise DinoneckError(lines[-1])
+        raise_refusal(ran)
         best = json.loads((run / "report.json").read_text())["best"]
         self._check_scores(settings, run, best)
         return HeadCheckpoint.load(run / "detector.safetensors").state_dict

@@ -23,6 +23,7 @@ from tests.faults.pairs.options import (
     check_same,
     name_of,
     pairs,
+    raise_refusal,
     verdict,
 )
 from tests.unit import tuned_backbones
@@ -30,7 +31,6 @@ from torch import Tensor, nn
 
 from dinoneck import (
     Backbone,
-    DinoneckError,
     SimplePyramid,
     SpatialTuningAdapter,
     STAPyramid,
@@ -242,8 +242,7 @@ def by_the_command(saved: Saved) -> Any:
     image, table = saved.path.with_name("image.png"), saved.path.with_name("boxes.csv")
     Image.fromarray(saved.image).save(image)
     ran = kit.cli("predict", image, "--heads", saved.path, "--out", table)
-    if ran.code == 1:
-        raise DinoneckError(ran.err.splitlines()[-1])
+    raise_refusal(ran)
     rows = [*csv.DictReader(table.open())]
     corners = ("x0", "y0", "x1", "y1")
     names = []

@@ -19,9 +19,10 @@ from tests.faults.pairs.options import (
     check_same,
     judged,
     pairs,
+    raise_refusal,
 )
 
-from dinoneck import DinoneckError, FeatureStore
+from dinoneck import FeatureStore
 
 NAMES = ("a.png", "b.png", "c.png")
 OPTIONS = (
@@ -125,9 +126,7 @@ def extract(settings: Settings, images: Path, store: Path) -> None:
         rounds = [["--shard", "1/2"], []]
     for shard in rounds:
         ran = kit.cli("extract", images, "--out", store, *words, *shard)
-        if ran.code != 0:
-            [*_, line] = [line for line in ran.err.splitlines() if "error" in line]
-            raise DinoneckError(line)
+        raise_refusal(ran)
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from tests import kit
 from tests.faults.judge import HARMLESS, REFUSED
 
 from dinoneck import DinoneckError
@@ -117,6 +118,23 @@ def _check_numbers(found: Any, right: Any, what: str, tolerance: float) -> None:
     difference = float(np.nanmax(np.abs(found - right), initial=0.0))
     if not math.isfinite(difference) or difference > tolerance * scale:
         raise Differs(f"{what} differs by {difference:.3g} of {scale:.3g}")
+
+
+def raise_refusal(ran: kit.Ran) -> None:
+    """Raise the error that a command line ended with, if it did.
+
+    Raises:
+        DinoneckError: it was refused.
+        AssertionError: it crashed, or failed without a word.
+    """
+    if ran.code == 0:
+        return
+    lines = [line for line in ran.err.splitlines() if "error: " in line]
+    if not lines:
+        raise AssertionError(f"exit code {ran.code} without an error: {ran.err[-200:]}")
+    if lines[-1].startswith("error: unexpected "):
+        raise AssertionError(lines[-1])
+    raise DinoneckError(lines[-1])
 
 
 def verdict(name: str, check: Callable[[], object]) -> str:

@@ -21,9 +21,10 @@ from tests.faults.pairs.options import (
     check_same,
     judged,
     pairs,
+    raise_refusal,
 )
 
-from dinoneck import DinoneckError, PatchMeanHead, Predictor, Task, save_head
+from dinoneck import PatchMeanHead, Predictor, Task, save_head
 from dinoneck.data import Preprocessing
 from dinoneck.task_intervals import DEFAULT_LEVEL
 from dinoneck.tasks import Interval
@@ -120,9 +121,7 @@ class World:
         table.unlink(missing_ok=True)
         heads = self._save_heads(settings)
         ran = kit.cli("predict", *self._words(settings), "--out", table)
-        if ran.code != 0:
-            [*_, line] = [line for line in ran.err.splitlines() if "error" in line]
-            raise DinoneckError(line)
+        raise_refusal(ran)
         rows = {Path(row["image"]).stem: row for row in csv.DictReader(table.open())}
         if sorted(rows) != ["a", "b", "c"]:
             raise Differs(f"the rows are of {sorted(rows)}")

@@ -10,7 +10,6 @@ those of each option alone.
 from __future__ import annotations
 
 import csv
-import functools
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,10 +27,11 @@ from tests.faults.pairs.options import (
     check_same,
     judged,
     pairs,
+    raise_refusal,
     training_file,
 )
 
-from dinoneck import DinoneckError, Predictor
+from dinoneck import Predictor
 
 COUNT = 6
 TOLERANCE = 1e-3  # tables have six digits, and tokens are kept in half precision
@@ -45,8 +45,8 @@ WORDS: dict[str, dict[Any, list[object]]] = {
     },
     "size": {"48x32": ["--size", "48x32"]},
     "resize": {"pad": ["--resize", "pad"]},
-    "interpolation": {"bicubic": []},  # these two by FILES
-    "blur": {"5": []},
+    "interpolation": {"bicubic": []},  # in FILES
+    "blur": {"5": []},  # in FILES
     "bits": {"12": ["--bits", 12]},
     "tta": {"flip4": ["--tta", "flip4"]},
     "layers": {"1 4": ["--layers", 1, 4]},
@@ -56,7 +56,7 @@ WORDS: dict[str, dict[Any, list[object]]] = {
     "lora": {"2": ["--lora", 2, "--backbone-lr", 0.01]},
     "unfreeze-last": {"1": ["--unfreeze-last", 1, "--backbone-lr", 0.01]},
     "seed": {"7": ["--seed", 7]},
-    "optimizer": {"sam": []},  # by FILES
+    "optimizer": {"sam": []},  # in FILES
     "ema": {"0.9": ["--ema-decay", 0.9]},
     "amp": {"bf16": ["--amp", "bf16"]},
     "standardise": {"off": ["--no-standardise-tokens"]},
@@ -81,7 +81,8 @@ WORDS: dict[str, dict[Any, list[object]]] = {
     "precision": {"bfloat16": ["--precision", "bfloat16"]},
     "store": {"views": ["--store", "turned", "--views", 2]},
 }
-# name of an option -> value -> groups of a training file, of options that have no flag
+# name of an option -> value -> groups of a training file: for what has no flag. --resize has one,
+# and its padding is centred here
 FILES: dict[str, dict[Any, Groups]] = {
     "resize": {"pad": {"data": {"pad_to": "center"}}},
     "interpolation": {"bicubic": {"data": {"interpolation": "bicubic"}}},
@@ -89,20 +90,20 @@ FILES: dict[str, dict[Any, Groups]] = {
     "optimizer": {"sam": {"optim": {"optimizer": "sam"}}},
 }
 OPTIONS = tuple(Option(name, None, [*values]) for name, values in WORDS.items())
-# those that need not change a prediction: they change scores or rounding, or depend on the data
+# options whose effect is not asked for, and why
 WITHOUT_EFFECT = (
-    "tta",
-    "fold",
-    "bits",
-    "minimum",
-    "weighting",
-    "folds",
-    "stratify",
-    "target",
-    "accumulate",
-    "patience",
+    "tta",  # files are compared without it
+    "fold",  # fewer folds are trained, each as before
+    "folds",  # one is trained, as before
+    "stratify",  # the folds may be the same
+    "bits",  # of images with more than 8
+    "minimum",  # changes what is below it alone
+    "weighting",  # of several targets
     "target-weights",
-    "runtime",
+    "target",  # it is another column: it always differs
+    "accumulate",  # an epoch has one batch
+    "patience",  # one epoch is trained
+    "runtime",  # rounding
 )
 CASES = [*pairs(OPTIONS)]
 
@@ -140,7 +141,7 @@ class Field:
         assert done.code == 0, done.err
 
     def train(self, settings: Settings) -> Any:
-        """Train, compare all files of the run, and return its table."""
+        """Train, check the folds and the files of the run, and return the predictions of every file."""
         run = self.folder / "run"
         shutil.rmtree(run, ignore_errors=True)
         words: list[object] = []
@@ -153,7 +154,7 @@ class Field:
         file = training_file(self.folder / "run.yaml", FILES, settings)
         data = ["--csv", self.table, "--images", self.images]
         ran = kit.cli("train", *file, *data, *words, "--out", run)
-        _raise_refusal(ran)
+        raise_refusal(ran)
         self._check_folds(settings, run)
         return self._check_files(settings, run)
 
@@ -191,38 +192,43 @@ class Field:
                 raise Differs(f"rows of one {column} are in several folds")
 
     def _check_files(self, settings: Settings, run: Path) -> Any:
-        """Predict with the file of each fold, and with that of the run."""
-        files = sorted(run.glob("heads/fold-*.safetensors"))
-        paths = [self.images / f"{number}.png" for number in range(COUNT)]
+        """Predict with the file of each fold, and with that of the run; return the predictions by file."""
         by_fold = {}
-        for file in files:
-            number = file.stem.partition("-")[2]
-            by_fold[number] = [_plain(row) for row in Predictor(file, tta="none")(paths)]
+        for file in sorted(run.glob("heads/fold-*.safetensors")):
+            _, fold = file.stem.split("-", 1)
+            by_fold[fold] = self._predict(file)
         if settings["folds"] != "one":
             tolerance = TOLERANCE if settings["precision"] is None else BFLOAT16_TOLERANCE
             self._check_table(run, by_fold, tolerance)
-        whole = run / "head.safetensors"
-        is_live = settings["lora"] or settings["unfreeze-last"]
-        if whole.exists() and by_fold and not is_live:  # those are trained on all images
-            found = [_plain(row) for row in Predictor(whole, tta="none")(paths)]
-            folder = "heads" if settings["predict-with"] is None else "baselines"
-            predictions = []
-            for file in sorted(run.glob(f"{folder}/fold-*.safetensors")):
-                predictions.append([_plain(row) for row in Predictor(file, tta="none")(paths)])
-            for image, row in enumerate(found):
-                members = [rows[image] for rows in predictions]
-                mean = {name: np.mean([member[name] for member in members], axis=0) for name in row}
-                check_same(row, mean, f"the run's head on image {image}", TOLERANCE)
-            # with --predict-with linear, options of the head change the heads of the folds alone
-            return {"run": found, **by_fold}
-        if whole.exists():
-            by_fold["run"] = [_plain(row) for row in Predictor(whole, tta="none")(paths)]
-        return by_fold
+
+        run_head = run / "head.safetensors"
+        if not run_head.exists():
+            return by_fold
+        predictions = self._predict(run_head)
+        # with a tuned backbone the head of the run is trained once more, on all images
+        has_tuned_backbone = settings["lora"] or settings["unfreeze-last"]
+        if by_fold and not has_tuned_backbone:
+            members = by_fold
+            if settings["predict-with"] == "linear":
+                members = {
+                    file.stem: self._predict(file)
+                    for file in sorted(run.glob("baselines/fold-*.safetensors"))
+                }
+            _check_mean(predictions, [*members.values()])
+        # the folds too: with --predict-with linear, options of the head change them alone
+        return {"run": predictions, **by_fold}
+
+    def _predict(self, file: Path) -> list[dict[str, list[float]]]:
+        """Predict all images with one file."""
+        paths = [self.images / f"{number}.png" for number in range(COUNT)]
+        return [_plain(row) for row in Predictor(file, tta="none")(paths)]
 
     def _check_table(self, run: Path, by_fold: dict[str, Any], tolerance: float) -> None:
+        """Compare the head of each fold with what the table says of its held-out images."""
         num_compared = 0
         for row in _rows(run / "out_of_fold.csv"):
-            predictions = by_fold[row["fold"]][int(row["image"].partition(".")[0])]
+            number = int(row["image"].removesuffix(".png"))
+            predictions = by_fold[row["fold"]][number]
             for name, value in predictions.items():
                 stated = row.get(f"{name} (head)")
                 if stated is None:
@@ -253,7 +259,7 @@ class Field:
             if name in WITHOUT_EFFECT:
                 continue
             if name == "group" and (settings["folds"] or settings["fold-column"]):
-                continue  # the folds are made without it; it is of the intervals then
+                continue  # the folds are given: the group then only affects prediction intervals
             if name == "fold-column" and settings["group"]:
                 continue  # the named folds are those that the groups make of these rows
             alone = self._trainings.result_of({**settings, name: None})
@@ -261,23 +267,20 @@ class Field:
                 raise Differs(f"{name} has no effect, and is not refused")
 
 
-def _raise_refusal(ran: kit.Ran) -> None:
-    """Raise the error that a command line ended with."""
-    if ran.code != 0:
-        lines = [line for line in ran.err.splitlines() if "error" in line]
-        if not lines:
-            raise AssertionError(f"exit code {ran.code} without an error: {ran.err[-200:]}")
-        raise DinoneckError(lines[-1])
-
-
-@functools.lru_cache(maxsize=4)
-def _read(path: Path, moment: int) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return [*csv.DictReader(file)]
+def _check_mean(
+    predictions: list[dict[str, list[float]]], members: list[list[dict[str, list[float]]]]
+) -> None:
+    """Compare the predictions of a run with the mean of those of its folds, image by image."""
+    for image, row in enumerate(predictions):
+        mean = {}
+        for name in row:
+            mean[name] = np.mean([rows[image][name] for rows in members], axis=0)
+        check_same(row, mean, f"the run's head on image {image}", TOLERANCE)
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
-    return _read(path, path.stat().st_mtime_ns)
+    with path.open(newline="") as file:
+        return [*csv.DictReader(file)]
 
 
 def _plain(row: dict[str, Any]) -> dict[str, list[float]]:

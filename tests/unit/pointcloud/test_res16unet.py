@@ -27,30 +27,39 @@ def cloud() -> VoxelGrid:
     return VoxelGrid.from_coords(places[:, 1:] - torch.tensor([7, 3, 2]), places[:, 0])
 
 
-class Dense:
-    """A box of cells of one stride with room around all voxels, beginning at a multiple of 16."""
+class CellBox:
+    """A box of cells of one stride, for two samples, with room around all voxels."""
 
-    LOW, SIZE = -16, 32
+    LOW = -16  # the first coordinate of every axis; a multiple of all strides
+    SIZE = 32
 
     def __init__(self, stride: int) -> None:
-        self.stride, self.cells = stride, self.SIZE // stride
+        self.stride = stride
+        self.cells = self.SIZE // stride
 
-    def at(self, coords: Tensor, batch: Tensor) -> tuple[Tensor, ...]:
-        return (batch, *((coords - self.LOW) // self.stride).T)
+    def index(self, coords: Tensor, batch: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the index of voxels in a box (2, cells, cells, cells, C)."""
+        x, y, z = ((coords - self.LOW) // self.stride).T
+        return batch, x, y, z
 
-    def filled(self, x: PlainSparse) -> Tensor:
-        """(2, C, cells, cells, cells), zeros where nothing is."""
-        box = x.feats.new_zeros(2, *[self.cells] * 3, x.feats.shape[1])
-        return box.index_put(self.at(x.coords, x.batch), x.feats).permute(0, 4, 1, 2, 3)
+    def scatter(self, x: PlainSparse) -> Tensor:
+        """Return (2, C, cells, cells, cells), with zeros where no voxel is."""
+        channels = x.feats.shape[1]
+        box = x.feats.new_zeros(2, self.cells, self.cells, self.cells, channels)
+        box = box.index_put(self.index(x.coords, x.batch), x.feats)
+        return box.permute(0, 4, 1, 2, 3)
 
-    def read(self, box: Tensor, x: PlainSparse) -> Tensor:
-        """(M, C) at the voxels of x."""
-        return box.permute(0, 2, 3, 4, 1)[self.at(x.coords, x.batch)]
+    def gather(self, box: Tensor, x: PlainSparse) -> Tensor:
+        """Return (M, C): the box (2, C, cells, cells, cells) at the voxels of x."""
+        rows = box.permute(0, 2, 3, 4, 1)
+        return rows[self.index(x.coords, x.batch)]
 
 
 def kernel(weight: Tensor, transposed: bool = False) -> Tensor:
-    """(C_out, k, k, k, C_in) as conv3d, or conv_transpose3d, takes it."""
-    return weight.permute(4, 0, 1, 2, 3) if transposed else weight.permute(0, 4, 1, 2, 3)
+    """Return a weight (C_out, k, k, k, C_in) as conv3d or conv_transpose3d takes it."""
+    if transposed:
+        return weight.permute(4, 0, 1, 2, 3)
+    return weight.permute(0, 4, 1, 2, 3)
 
 
 def small() -> Res16UNet:
@@ -65,77 +74,88 @@ def small() -> Res16UNet:
     return net
 
 
-class Masked:
+class DenseRes16UNet:
     """The same network on boxes of cells, zero wherever no voxel is."""
 
     def __init__(self, net: Res16UNet, grid: VoxelGrid) -> None:
         self.net = net
-        self.masks, self.boxes = [], [Dense(1 << level) for level in range(5)]
-        for box in self.boxes:
-            ones = torch.zeros(2, 1, *[box.cells] * 3, dtype=torch.float64)
-            batch, *place = box.at(grid.coords, grid.batch)
-            ones[batch, 0, place[0], place[1], place[2]] = 1
-            self.masks.append(ones)
+        self.finest = CellBox(stride=1)
+        self.masks = []  # of each level, (2, 1, cells, cells, cells): 1 where a voxel is
+        for level in range(5):
+            box = CellBox(stride=2**level)
+            batch, x, y, z = box.index(grid.coords, grid.batch)
+            mask = torch.zeros(2, 1, box.cells, box.cells, box.cells, dtype=torch.float64)
+            mask[batch, 0, x, y, z] = 1
+            self.masks.append(mask)
 
-    def normed(self, norm: nn.Module, x: Tensor, level: int) -> Tensor:
-        return self.per_voxel(norm, x) * self.masks[level]
-
-    def per_voxel(self, layer: nn.Module, x: Tensor) -> Tensor:
-        rows = x.permute(0, 2, 3, 4, 1)
-        done: Tensor = layer(rows.flatten(0, 3)).unflatten(0, rows.shape[:4])
-        return done.permute(0, 4, 1, 2, 3)
+    def at_voxels(self, layer: nn.Module, x: Tensor, level: int) -> Tensor:
+        """Apply a layer of rows (M, C) to every cell, and put zeros where no voxel is."""
+        box = x.permute(0, 2, 3, 4, 1)
+        rows = box.flatten(0, 3)
+        done: Tensor = layer(rows).unflatten(0, box.shape[:4])
+        return done.permute(0, 4, 1, 2, 3) * self.masks[level]
 
     def stage(self, name: str, x: Tensor, level: int) -> Tensor:
         step: Any = self.net.get_submodule(name)
         weight = step.conv.weight
         if name == "stem":
-            moved = F.conv3d(x, kernel(weight), padding=2)
+            x = F.conv3d(x, kernel(weight), padding=2)
         elif name.startswith("down"):
-            moved = F.conv3d(x, kernel(weight), stride=2)
+            x = F.conv3d(x, kernel(weight), stride=2)
         else:
-            moved = F.conv_transpose3d(x, kernel(weight, transposed=True), stride=2)
-        return self.normed(step.norm, moved, level).relu()
+            x = F.conv_transpose3d(x, kernel(weight, transposed=True), stride=2)
+        return self.at_voxels(step.norm, x, level).relu()
 
-    def block(self, name: str, x: Tensor, level: int) -> Tensor:
-        for part in self.net.get_submodule(name).children():
-            module: Any = part
-            first = F.conv3d(x, kernel(module.first.conv.weight), padding=1)
-            out = F.conv3d(
-                self.normed(module.first.norm, first, level).relu(),
-                kernel(module.conv.weight),
-                padding=1,
-            )
-            shortcut = self.per_voxel(module.shortcut, x) * self.masks[level]
-            x = (self.normed(module.norm, out, level) + shortcut).relu()
+    def blocks(self, name: str, x: Tensor, level: int) -> Tensor:
+        """Apply the residual blocks of this name."""
+        for child in self.net.get_submodule(name).children():
+            block: Any = child
+            out = F.conv3d(x, kernel(block.first.conv.weight), padding=1)
+            out = self.at_voxels(block.first.norm, out, level).relu()
+            out = F.conv3d(out, kernel(block.conv.weight), padding=1)
+            out = self.at_voxels(block.norm, out, level)
+            shortcut = self.at_voxels(block.shortcut, x, level)
+            x = (out + shortcut).relu()
         return x
 
     def __call__(self, x: PlainSparse) -> Tensor:
-        out, skips = self.stage("stem", self.boxes[0].filled(x), 0), []
+        out = self.stage("stem", self.finest.scatter(x), level=0)
+        skips = []
         for level in range(1, 5):
             skips.append(out)
-            out = self.block(f"block{level}", self.stage(f"down{level}", out, level), level)
+            out = self.stage(f"down{level}", out, level)
+            out = self.blocks(f"block{level}", out, level)
         for number in range(5, 9):
-            up = self.stage(f"up{number}", out, 8 - number)
-            out = self.block(
-                f"block{number}", torch.cat((up, skips[8 - number]), dim=1), 8 - number
-            )
-        return self.boxes[0].read(out, x)
+            level = 8 - number
+            up = self.stage(f"up{number}", out, level)
+            out = torch.cat([up, skips[level]], dim=1)
+            out = self.blocks(f"block{number}", out, level)
+        return self.finest.gather(out, x)
 
 
-def test_it_is_the_dense_network_with_zeros_outside() -> None:
+def test_values_and_gradients_are_those_of_a_dense_network_with_zeros_outside() -> None:
     """Values, and the gradients of all weights: of every kind of convolution, at every stride."""
-    net, grid = small().eval(), cloud()
+    net = small().eval()
+    grid = cloud()
     x = net.sparse(grid, torch.randn(len(grid), C_IN, dtype=torch.float64))
-    own, dense = net(x), Masked(net, grid)(x)
-    torch.testing.assert_close(own, dense, rtol=0, atol=1e-11)
-    weights, loss = list(net.parameters()), torch.randn_like(own)
-    grads = (torch.autograd.grad((out * loss).sum(), weights) for out in (own, dense))
-    for got, expected in zip(*grads, strict=True):
+
+    sparse = net(x)
+    dense = DenseRes16UNet(net, grid)(x)
+
+    torch.testing.assert_close(sparse, dense, rtol=0, atol=1e-11)
+    weights = list(net.parameters())
+    grad_output = torch.randn_like(sparse)
+    sparse_grads = torch.autograd.grad(sparse, weights, grad_output)
+    dense_grads = torch.autograd.grad(dense, weights, grad_output)
+    for got, expected in zip(sparse_grads, dense_grads, strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
 
 
 def test_the_defaults_are_res16unet34c() -> None:
     with torch.device("meta"):
         net = Res16UNet(3)
-    assert sum(p.numel() for p in net.parameters()) == 37_854_112
-    assert net.out_channels == 96 and net.levels() == {8: 256, 4: 128, 2: 96, 1: 96}
+    num_parameters = sum(parameter.numel() for parameter in net.parameters())
+
+    assert num_parameters == 37_854_112
+    assert net.out_channels == 96
+    assert net.levels() == {8: 256, 4: 128, 2: 96, 1: 96}

@@ -1,4 +1,4 @@
-"""A furnished room with exact answers: depth by ray tracing, points on its surfaces, who sees whom.
+"""A furnished room with exact answers: depth by ray tracing, and points on its surfaces.
 
 The room is 5 x 4 x 3 m, z up, with a box on the floor; cameras stand on a ring and look inwards.
 """
@@ -25,23 +25,40 @@ BOX = (
 def surface(number: int, seed: int = 0) -> Tensor:
     """Points (N, 3) drawn evenly over all surfaces; the floor under the box is one of them, and never seen."""
     generator = torch.Generator().manual_seed(seed)
-    corners, areas = [], []
-    for low, high in (ROOM, BOX):
-        for axis in range(3):
-            others = [k for k in range(3) if k != axis]
-            for end in (low, high):
-                a, b = low.clone(), high.clone()
-                a[axis] = b[axis] = end[axis]
-                corners.append((a, b))
-                areas.append(float((high - low)[others].prod()))
-    del corners[10], areas[10]  # the box has no underside of its own
-    face = torch.multinomial(torch.tensor(areas), number, replacement=True, generator=generator)
-    low, high = (torch.stack(side)[face] for side in zip(*corners, strict=True))
-    return low + torch.rand(number, 3, dtype=torch.float64, generator=generator) * (high - low)
+    faces = [*faces_of(ROOM), *faces_of(BOX, underside=False)]
+    areas = torch.tensor([area for _, _, area in faces])
+    face_of_point = torch.multinomial(areas, number, replacement=True, generator=generator)
+    low = torch.stack([low for low, _, _ in faces])[face_of_point]
+    high = torch.stack([high for _, high, _ in faces])[face_of_point]
+    shares = torch.rand(number, 3, dtype=torch.float64, generator=generator)
+    return low + shares * (high - low)
+
+
+def faces_of(
+    cuboid: tuple[Tensor, Tensor], underside: bool = True
+) -> list[tuple[Tensor, Tensor, float]]:
+    """Return the lowest and the highest corner of every face, and its area in m²."""
+    lowest, highest = cuboid
+    faces = []
+    for axis in range(3):
+        sides = [other for other in range(3) if other != axis]
+        area = float((highest - lowest)[sides].prod())
+        for end in (lowest, highest):
+            if axis == 2 and end is lowest and not underside:
+                continue
+            low = lowest.clone()
+            high = highest.clone()
+            low[axis] = end[axis]
+            high[axis] = end[axis]
+            faces.append((low, high, area))
+    return faces
 
 
 def first_hit(origins: Tensor, directions: Tensor) -> Tensor:
-    """Return t of the first surface at origin + t * direction, for rays (..., 3) that start inside the room."""
+    """Return t of the first surface at origin + t * direction, by the slab method.
+
+    The rays (..., 3) start inside the room and outside the box.
+    """
     inverse = 1.0 / directions
     walls = torch.maximum((ROOM[0] - origins) * inverse, (ROOM[1] - origins) * inverse).amin(-1)
     near = torch.minimum((BOX[0] - origins) * inverse, (BOX[1] - origins) * inverse).amax(-1)
@@ -52,7 +69,14 @@ def first_hit(origins: Tensor, directions: Tensor) -> Tensor:
 def ring(
     views: int = 8, size: tuple[int, int] = (480, 640), focal: float = 0.9, radius: float = 1.6
 ) -> Cameras:
-    """Cameras on a ring 1.5 m high, each tilted its own way, with the focal length as a share of the width."""
+    """Return cameras on a circle, 1.5 to 1.7 m high, that look at points near the centre.
+
+    Args:
+        views: how many.
+        size: (height, width) in pixels.
+        focal: length, as a share of the width.
+        radius: of the circle, in metres.
+    """
     poses = []
     for i in range(views):
         angle = 2 * math.pi * i / views + 0.1
@@ -64,6 +88,7 @@ def ring(
         ).double()
         poses.append(look_at(eye, target))
     height, width = size
+    # off-centre, and with two focal lengths: an exchange of the axes is seen
     K = torch.tensor(
         [
             [focal * width, 0, width / 2 - 3.2],

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from addict import Dict
-from tests.unit.points.plain_unet import C_DINO, cloud, halved, pyramid_of
+from tests.unit.points.plain_unet import C_DINO, cloud, coarsened, pyramid_of
 from torch import Tensor, nn
 
 from dinoneck.points import (
@@ -66,7 +66,7 @@ STRIDE = 2
 
 def level() -> PlainSparse:
     """Cells of stride 2 of two samples, ordered by sample as all engines have them."""
-    cells = halved(cloud(), STRIDE)[0]
+    cells = coarsened(cloud(), STRIDE)[0]
     return cells.with_feats(torch.randn(len(cells.coords), 5))
 
 

@@ -15,7 +15,7 @@ from tests.unit.points.plain_unet import (
     NAMES,
     PlainUNet,
     cloud,
-    halved,
+    coarsened,
     injection_of,
     pyramid_of,
 )
@@ -67,7 +67,7 @@ def test_features_are_found_wherever_rows_are() -> None:
     level, injection, cells = (
         pyramid_of(cloud())[2],
         awake(DecoderInjection(C_DINO, {2: 5})),
-        halved(cloud(), 2)[0],
+        coarsened(cloud(), 2)[0],
     )
     rows = {
         (*place.tolist(), int(b)): i
