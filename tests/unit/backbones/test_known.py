@@ -214,6 +214,8 @@ def test_a_files_name_gives_tag_and_licence(file: str, tmp_path: Path) -> None:
 )
 def test_a_wrapped_model_has_the_licence_of_its_family(name: str, licence: str) -> None:
     """Its weights may be anybody's, and are most often made of published ones, which the licence covers."""
+    if not timm.is_model(name):
+        pytest.skip(f"timm {timm.__version__} has no {name}")
     model = timm.create_model(name, pretrained=False, num_classes=0, dynamic_img_size=True, depth=1)
     assert wrap_backbone(model).record()["license"] == licence
 

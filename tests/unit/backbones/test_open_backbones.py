@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 import transformers
+from packaging.version import Version
 from safetensors.torch import load_file, save_file
 from tests.unit.backbones.official_objects import Dinov2Like
 from tests.unit.backbones.test_weights import official_dinov2, official_dinov3
@@ -22,8 +24,19 @@ from dinoneck.backbones import timm as timm_adapter
 from dinoneck.backbones import transformers as transformers_adapter
 from dinoneck.backbones import weights
 from dinoneck.backbones.adapter import tipsv2_positions
-from dinoneck.backbones.known import KNOWN, Known, position_recipe
+from dinoneck.backbones.known import (
+    KNOWN,
+    NEEDED_TIMM,
+    NEEDED_TRANSFORMERS,
+    Known,
+    position_recipe,
+)
 from dinoneck.backbones.load import fill_seeded
+
+if Version(timm.__version__) < max(map(Version, NEEDED_TIMM.values())):
+    pytest.skip("this timm has not all of these models", allow_module_level=True)
+if Version(transformers.__version__) < Version(NEEDED_TRANSFORMERS["tipsv2"]):
+    pytest.skip("this transformers has no TIPSv2", allow_module_level=True)
 
 LINGBOT = [known for known in KNOWN if "lingbot" in known.name]
 TIPSV2 = [known for known in KNOWN if "tipsv2" in known.name]
