@@ -39,7 +39,7 @@ from dinoneck.atomic import STALE_AFTER_S
 from dinoneck.training import Recipe, engine, fit
 
 CASES = 100  # of every mode
-KILLED_AGAIN = 4  # in one case of so many, the run that goes on is killed too
+KILL_AGAIN_EVERY = 4  # in one case of so many, the run that goes on is killed too
 FORK = multiprocessing.get_context("fork")
 # events of sys.addaudithook, next to an open for writing
 DISK_CALLS = ("os.rename", "os.link", "os.remove", "os.mkdir", "os.chmod", "os.truncate")
@@ -354,7 +354,7 @@ class Campaign:
             return f"the run ended with {code}"
         problems = self._problems(root, finished=False)
 
-        if number % KILLED_AGAIN == KILLED_AGAIN - 1:
+        if number % KILL_AGAIN_EVERY == KILL_AGAIN_EVERY - 1:
             age_temporary_files(root)
             second_share = random.Random(number).random()
             code = exit_code_of(run, self._disturb(root, BEFORE_A_CALL, second_share))

@@ -13,6 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from dinoneck.configured import Configured
 from tests.house.source import lazy_packages
 
@@ -135,9 +137,13 @@ def type_text(annotation: Any) -> str:
     arguments = typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
         return " | ".join(type_text(argument) for argument in arguments)
-    if origin is typing.Annotated:  # tyro's notes print another text with every version of it
-        annotated_type, *_ = arguments
-        return type_text(annotated_type)
+    if origin is typing.Annotated:
+        annotated_type, *notes = arguments
+        # tyro's notes print another text with every version of it
+        limits = [repr(note) for note in notes if isinstance(note, msgspec.Meta)]
+        if not limits:
+            return type_text(annotated_type)
+        return f"Annotated[{', '.join([type_text(annotated_type), *limits])}]"
     if origin is None or origin is typing.Literal:
         return inspect.formatannotation(annotation).replace("typing.", "")
     texts = [type_text(argument) for argument in arguments]

@@ -99,7 +99,7 @@ WITHOUT_EFFECT = (
     "bits",  # of images with more than 8
     "minimum",  # changes what is below it alone
     "weighting",  # of several targets
-    "target-weights",
+    "target-weights",  # of several targets
     "target",  # it is another column: it always differs
     "accumulate",  # an epoch has one batch
     "patience",  # one epoch is trained

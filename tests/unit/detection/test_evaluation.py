@@ -101,8 +101,8 @@ def test_perfect_boxes_have_scores_of_1(
     scores = score_boxes(data, perfect(data))
 
     assert set(totals(scores).values()) == {1.0}
-    for name in ("blue", "red"):
-        assert scores["per_class"][name] == {"AP": pytest.approx(1), "AP50": pytest.approx(1)}
+    perfect_class = {"AP": pytest.approx(1), "AP50": pytest.approx(1)}
+    assert scores["per_class"] == {"blue": perfect_class, "red": perfect_class}
     assert capsys.readouterr() == ("", "")  # pycocotools prints
 
 
@@ -125,7 +125,9 @@ def test_a_class_without_boxes_has_no_score(data: BoxImages) -> None:
 
 
 @pytest.mark.parametrize("has_rows", [False, True])
-def test_without_predicted_boxes_all_scores_are_0(data: BoxImages, has_rows: bool) -> None:
+def test_without_predicted_boxes_all_scores_are_0(
+    data: BoxImages, has_rows: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
     predictions: Predictions = {}
     if has_rows:
         for image_id in data.ids:
@@ -135,6 +137,7 @@ def test_without_predicted_boxes_all_scores_are_0(data: BoxImages, has_rows: boo
 
     assert totals(scores) == ZERO
     assert scores["per_class"]["red"] == {"AP": 0.0, "AP50": 0.0}
+    assert capsys.readouterr() == ("", "")
 
 
 def test_boxes_of_all_scores_are_evaluated(data: BoxImages) -> None:
@@ -148,8 +151,9 @@ def test_boxes_of_all_scores_are_evaluated(data: BoxImages) -> None:
         thresholds.add(min_score)
         return [next(rows) for _ in images]
 
-    evaluate_boxes(detector_of(data, predict), data.file, data.paths[0].parent)
+    scores = evaluate_boxes(detector_of(data, predict), data.file, data.paths[0].parent)
 
+    assert set(totals(scores).values()) == {1.0}
     [threshold] = thresholds
     assert threshold is not None
     assert threshold <= 0.01

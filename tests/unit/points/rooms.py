@@ -60,10 +60,14 @@ def first_hit(origins: Tensor, directions: Tensor) -> Tensor:
     The rays (..., 3) start inside the room and outside the box.
     """
     inverse = 1.0 / directions
-    walls = torch.maximum((ROOM[0] - origins) * inverse, (ROOM[1] - origins) * inverse).amin(-1)
-    near = torch.minimum((BOX[0] - origins) * inverse, (BOX[1] - origins) * inverse).amax(-1)
-    far = torch.maximum((BOX[0] - origins) * inverse, (BOX[1] - origins) * inverse).amin(-1)
-    return torch.where((near <= far) & (near > 0), torch.minimum(near, walls), walls)
+    # t at both planes of every axis
+    room_low, room_high = [(corner - origins) * inverse for corner in ROOM]
+    box_low, box_high = [(corner - origins) * inverse for corner in BOX]
+    walls = torch.maximum(room_low, room_high).amin(-1)
+    near = torch.minimum(box_low, box_high).amax(-1)
+    far = torch.maximum(box_low, box_high).amin(-1)
+    is_box = (near <= far) & (near > 0)
+    return torch.where(is_box, torch.minimum(near, walls), walls)
 
 
 def ring(
