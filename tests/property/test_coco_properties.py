@@ -35,11 +35,14 @@ few_examples = settings(max_examples=25)  # of tests that write a file or read a
 
 @st.composite
 def boxes_inside(draw: st.DrawFn) -> Box:
-    """Left, top, right, bottom in quarters of a pixel, a pixel wide or more, inside the image."""
-    left = draw(st.integers(0, 4 * WIDTH - 4))
-    top = draw(st.integers(0, 4 * HEIGHT - 4))
-    right = draw(st.integers(left + 4, 4 * WIDTH))
-    bottom = draw(st.integers(top + 4, 4 * HEIGHT))
+    """Left, top, right, bottom in quarters of a pixel, inside the image.
+
+    Two pixels wide or more: a box of one pixel in the corner would be refused as shares.
+    """
+    left = draw(st.integers(0, 4 * WIDTH - 8))
+    top = draw(st.integers(0, 4 * HEIGHT - 8))
+    right = draw(st.integers(left + 8, 4 * WIDTH))
+    bottom = draw(st.integers(top + 8, 4 * HEIGHT))
     return left, top, right, bottom
 
 

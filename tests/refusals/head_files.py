@@ -421,7 +421,7 @@ def lora_with_three_axes(meta: Meta, chunks: Chunks) -> None:
 
 
 def other_lora_values(meta: Meta, chunks: Chunks) -> None:
-    chunks[LORA_B] = bytes(len(chunks[LORA_B]))
+    chunks[LORA_B] = torch.ones(len(chunks[LORA_B]) // 4).numpy().tobytes()  # B starts at zero
 
 
 def lora_of_another_layer(meta: Meta, chunks: Chunks) -> None:

@@ -16,6 +16,7 @@ from urllib.error import URLError
 
 import pytest
 import torch
+from packaging.version import Version
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -107,11 +108,6 @@ ROWS: list[Row] = [
     (lambda: load_published(VOC, weights="no.pth"), CheckpointError, "no.pth"),
     (text_file(VOC, "h.safetensors"), CheckpointError, (f"{VOC!r}", "h.safetensors")),
     (pickle_file(VOC), CheckpointError, (f"{VOC!r}", "h.safetensors", "torch.save")),
-    (
-        text_file(VOC, "dinov2_vits14_linear_head.pth"),
-        CheckpointError,
-        (VOC, CLASSES),
-    ),
     (text_file(HASHED, "h.pth"), CheckpointError, ("h.pth", "SHA-256")),
     (text_file(SAFE, "h.pth"), CheckpointError, ("h.pth", ".safetensors", "tipsv2-b14-dpt")),
     (held(weight=WEIGHT), CheckpointError, "lacks bias"),
@@ -139,7 +135,12 @@ ROWS: list[Row] = [
     (lambda: load_published(GATED), CheckpointError, (GATED, "dinov3-license", "--weights")),
     (lambda: load_published(UNLICENSED), CheckpointError, (UNLICENSED, "--weights")),
     (fetched_by_old_torch, CheckpointError, ("2.9.1", "2.10")),
-    (fetched, CheckpointError, (VOC, "timed out", "--weights")),
     (asked(fetched_from_the_hub), CheckpointError, (DEPTH, "hf auth login")),
     (asked(fetched_from_the_hub, offline=True), CheckpointError, (DEPTH, "HF_HUB_OFFLINE")),
 ]
+# an earlier torch refuses every pickle without a known hash, as fetched_by_old_torch shows
+if Version(torch.__version__) >= Version("2.10"):
+    ROWS += [
+        (text_file(VOC, "dinov2_vits14_linear_head.pth"), CheckpointError, (VOC, CLASSES)),
+        (fetched, CheckpointError, (VOC, "timed out", "--weights")),
+    ]

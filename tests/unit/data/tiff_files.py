@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
+import pytest
+from packaging.version import Version
 
 BYTE = 1
 ASCII = 2
@@ -18,6 +21,10 @@ DEFLATE = 8
 SUBFILE_TYPE = 254
 GDAL_METADATA = 42112
 GDAL_NODATA = 42113
+PILLOW_13 = pytest.mark.skipif(
+    Version(PIL.__version__) < Version("13"),
+    reason="earlier Pillows read no grey TIFF with a second band other than alpha",
+)
 Tag = tuple[int, Sequence[int] | str]
 
 
