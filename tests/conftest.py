@@ -34,6 +34,7 @@ os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="dinoneck-cache-")
 import torch
 
 from dinoneck import Backbone, load_backbone, registry
+from dinoneck.data import orientation
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("DINONECK_DATA", ROOT.parent / "shared" / "data"))
@@ -234,6 +235,12 @@ def crop_cover() -> Path:
             "holds them"
         )
     return folder
+
+
+@pytest.fixture(autouse=True)
+def warnings_given_once() -> None:
+    """Every test begins without warnings that were given: pytest gives folders of earlier tests again."""
+    orientation.warn_once.cache_clear()
 
 
 @pytest.fixture(autouse=True)

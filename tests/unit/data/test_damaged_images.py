@@ -30,12 +30,6 @@ ORIENTATION = 0x0112
 END = b"\xff\xd9"
 
 
-@pytest.fixture(autouse=True)
-def every_warning() -> None:
-    """A file is warned of once in a process."""
-    orientation.warn_once.cache_clear()
-
-
 def jpeg_bytes(image: Image.Image, **options: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", **options)
