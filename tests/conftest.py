@@ -239,7 +239,7 @@ def crop_cover() -> Path:
 
 @pytest.fixture(autouse=True)
 def warnings_given_once() -> None:
-    """Every test begins without warnings that were given: pytest gives folders of earlier tests again."""
+    """Forget which warnings were given: pytest before 9.2 reuses the folders of earlier tests."""
     orientation.warn_once.cache_clear()
 
 

@@ -37,12 +37,14 @@ few_examples = settings(max_examples=25)  # of tests that write a file or read a
 def boxes_inside(draw: st.DrawFn) -> Box:
     """Left, top, right, bottom in quarters of a pixel, inside the image.
 
-    Two pixels wide or more: a box of one pixel in the corner would be refused as shares.
+    Both sides have two pixels or more. A box of one pixel in the corner has no number above 1, so
+    it would be refused as shares of the image.
     """
-    left = draw(st.integers(0, 4 * WIDTH - 8))
-    top = draw(st.integers(0, 4 * HEIGHT - 8))
-    right = draw(st.integers(left + 8, 4 * WIDTH))
-    bottom = draw(st.integers(top + 8, 4 * HEIGHT))
+    smallest_side = 4 * 2
+    left = draw(st.integers(0, 4 * WIDTH - smallest_side))
+    top = draw(st.integers(0, 4 * HEIGHT - smallest_side))
+    right = draw(st.integers(left + smallest_side, 4 * WIDTH))
+    bottom = draw(st.integers(top + smallest_side, 4 * HEIGHT))
     return left, top, right, bottom
 
 

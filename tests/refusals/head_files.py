@@ -421,7 +421,9 @@ def lora_with_three_axes(meta: Meta, chunks: Chunks) -> None:
 
 
 def other_lora_values(meta: Meta, chunks: Chunks) -> None:
-    chunks[LORA_B] = torch.ones(len(chunks[LORA_B]) // 4).numpy().tobytes()  # B starts at zero
+    count = len(chunks[LORA_B]) // 4
+    # B is zero before any training, so zeros would not change it
+    chunks[LORA_B] = torch.ones(count).numpy().tobytes()
 
 
 def lora_of_another_layer(meta: Meta, chunks: Chunks) -> None:

@@ -17,7 +17,7 @@ from tests.unit.data.tiff_files import (
     GDAL_METADATA,
     GDAL_NODATA,
     LONG,
-    PILLOW_13,
+    NEEDS_PILLOW_13,
     SHORT,
     nodata_tag,
     tiff,
@@ -114,7 +114,7 @@ REFUSED = [
     pytest.param(
         *("u1", 2, {"extra": (0,)}, "2 bands, of which Pillow reads 1"),
         id="two bands",
-        marks=PILLOW_13,
+        marks=NEEDS_PILLOW_13,
     ),
     pytest.param("u1", 4, {"photometric": 2, "extra": (0,)}, "4 bands.* 3", id="RGB and a band"),
     pytest.param("u1", 5, {"photometric": 2, "extra": (0, 0)}, "5 bands.* 3", id="RGB and two"),

@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.unit.data.tiff_files import ASCII, DEFLATE, LONG, PILLOW_13, SUBFILE_TYPE, write_tiff
+from tests.unit.data.tiff_files import (
+    ASCII,
+    DEFLATE,
+    LONG,
+    NEEDS_PILLOW_13,
+    SUBFILE_TYPE,
+    write_tiff,
+)
 
 from dinoneck import DataError
 from dinoneck.data import read_image_size
@@ -38,7 +45,7 @@ def opaque(pixels: Pixels) -> Pixels:
 READ = [
     pytest.param(1, 1, (), id="grey"),
     pytest.param(2, 1, (ALPHA,), id="grey, alpha"),
-    pytest.param(2, 1, (PREMULTIPLIED,), id="grey, premultiplied alpha", marks=PILLOW_13),
+    pytest.param(2, 1, (PREMULTIPLIED,), id="grey, premultiplied alpha", marks=NEEDS_PILLOW_13),
     pytest.param(3, RGB, (), id="RGB"),
     pytest.param(4, RGB, (), id="RGBA without its tag"),
     pytest.param(4, RGB, (ALPHA,), id="RGBA"),

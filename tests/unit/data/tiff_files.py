@@ -21,7 +21,7 @@ DEFLATE = 8
 SUBFILE_TYPE = 254
 GDAL_METADATA = 42112
 GDAL_NODATA = 42113
-PILLOW_13 = pytest.mark.skipif(
+NEEDS_PILLOW_13 = pytest.mark.skipif(
     Version(PIL.__version__) < Version("13"),
     reason="earlier Pillows read no grey TIFF with a second band other than alpha",
 )

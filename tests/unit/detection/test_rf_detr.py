@@ -109,17 +109,24 @@ def reference(
 
 
 def masks_of_boxes(scores: torch.Tensor, segments: dict[str, Any]) -> torch.Tensor:
-    """The mask of each box (n, h, w): transformers leaves out empty ones, whose boxes stay."""
-    maps = segments["segmentation"]
-    shown = [segment["score"] for segment in segments["segments_info"]]
-    assert len(set(shown)) == len(shown)  # a score names one mask
-    masks = torch.zeros(len(scores), *maps.shape[1:], dtype=torch.bool)
-    found = 0
+    """Return the mask of every box (n, h, w).
+
+    transformers returns no mask for a box whose mask is empty. A mask has the score of its box,
+    rounded to six digits.
+    """
+    returned_masks = segments["segmentation"]
+    mask_scores = [segment["score"] for segment in segments["segments_info"]]
+    assert len(mask_scores) > 0
+    assert len(set(mask_scores)) == len(mask_scores)
+    height, width = returned_masks.shape[1:]
+    masks = torch.zeros(len(scores), height, width, dtype=torch.bool)
+    num_matched = 0
     for row, score in enumerate(scores.tolist()):
-        if round(score, 6) in shown:
-            masks[row] = maps[shown.index(round(score, 6))]
-            found += 1
-    assert found == len(maps) > 0
+        rounded = round(score, 6)
+        if rounded in mask_scores:
+            masks[row] = returned_masks[mask_scores.index(rounded)]
+            num_matched += 1
+    assert num_matched == len(returned_masks)
     return masks
 
 
