@@ -143,7 +143,8 @@ def type_text(annotation: Any) -> str:
         limits = [repr(note) for note in notes if isinstance(note, msgspec.Meta)]
         if not limits:
             return type_text(annotated_type)
-        return f"Annotated[{', '.join([type_text(annotated_type), *limits])}]"
+        texts = ", ".join([type_text(annotated_type), *limits])
+        return f"Annotated[{texts}]"
     if origin is None or origin is typing.Literal:
         return inspect.formatannotation(annotation).replace("typing.", "")
     texts = [type_text(argument) for argument in arguments]
