@@ -456,7 +456,7 @@ PIPELINES = [
             "detector.predict(_images, min_score=0.0, **_options)",
             by="detector.predict(_images, **_options)",
         ),
-        tests=["unit/detection/test_evaluation.py::test_boxes_of_low_scores_count"],
+        tests=["unit/detection/test_evaluation.py::test_boxes_of_all_scores_are_evaluated"],
     ),
     Mutant(
         sentence="The file of a detector holds the last weights in the place of the best ones.",

@@ -15,8 +15,6 @@ ROOT = Path(__file__).resolve().parents[2]
 EVERY_MUTANT = [pytest.param(mutant, id=mutant.sentence) for mutant in MUTANTS]
 LIMIT_S = 1800  # of a subject; the largest one takes two minutes of a core that does nothing else
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.mark.parametrize("mutant", EVERY_MUTANT)
 def test_a_mutant_changes_the_code(mutant: Mutant) -> None:
@@ -34,6 +32,7 @@ def test_the_tests_of_a_mutant_exist(mutant: Mutant) -> None:
         assert not function or f"\ndef {function}(" in content, test
 
 
+@pytest.mark.slow
 @pytest.mark.campaign
 @pytest.mark.timeout(LIMIT_S + 60)
 @pytest.mark.parametrize("subject", SUBJECTS)
