@@ -1,4 +1,4 @@
-"""The example of CONTRIBUTING.md: one file and three lines make a neck that every part of the library knows."""
+"""The example of CONTRIBUTING.md: one file and four lines make a neck that every part of the library knows."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import torch, dinoneck
+from dinoneck import registry
 from dinoneck.cli.main import main
 neck = dinoneck.TokenMap(64, 8)
 assert dinoneck.necks.TokenMap is dinoneck.TokenMap
+assert registry.PURPOSES["token_map"].startswith("neck: ")
 head = dinoneck.PyramidHead(neck=neck, tasks=[dinoneck.Task("mass")]).eval()
 tokens = dinoneck.Tokens.from_patches(torch.randn(2, 6, 64), grid=(2, 3), patch_size=16)
 for module, name in ((head, "head"), (neck, "neck")):
@@ -50,27 +52,28 @@ def inserted(path: Path, before: str, line: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arguments", [USE, BATTERY], ids=["use", "contract"])
-def test_one_file_and_three_lines(arguments: list[str], tmp_path: Path) -> None:
+def test_one_file_and_four_lines(arguments: list[str], tmp_path: Path) -> None:
     page = (ROOT / "CONTRIBUTING.md").read_text()
     (source,) = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
-    lines = dict(re.findall(r"^\| `([\w/.]+)` \| `(.*)` \|$", page, re.MULTILINE))
+    rows = re.findall(r"^\| `([\w/.]+)`(?:, `(\w+)`)? \| `(.*)` \|$", page, re.MULTILINE)
+    lines = {(file, table): line for file, table, line in rows}
     assert list(lines) == [
-        "src/dinoneck/registry.py",
-        "tests/contract/cases.py",
-        "docs/reference/necks.md",
+        ("src/dinoneck/registry.py", "HOMES"),
+        ("src/dinoneck/registry.py", "PURPOSES"),
+        ("tests/contract/cases.py", "CASES"),
+        ("docs/reference/necks.md", ""),
     ]
     shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "tests" / "contract", tmp_path / "tests" / "contract")
     for name in ("pyproject.toml", "tests/__init__.py", "tests/conftest.py", "tests/kit.py"):
         shutil.copyfile(ROOT / name, tmp_path / name)
     (tmp_path / "src/dinoneck/necks/token_map.py").write_text(source)
-    inserted(
-        tmp_path / "src/dinoneck/registry.py",
-        "HOMES: dict[str, str] = {\n",
-        lines["src/dinoneck/registry.py"],
-    )
-    inserted(tmp_path / "tests/contract/cases.py", "CASES = [\n", lines["tests/contract/cases.py"])
-    assert re.fullmatch(r"::: dinoneck\.\w+", lines["docs/reference/necks.md"])
+    registry = "src/dinoneck/registry.py"
+    cases = "tests/contract/cases.py"
+    for table in ("HOMES", "PURPOSES"):
+        inserted(tmp_path / registry, f"{table}: dict[str, str] = {{\n", lines[registry, table])
+    inserted(tmp_path / cases, "CASES = [\n", lines[cases, "CASES"])
+    assert re.fullmatch(r"::: dinoneck\.\w+", lines["docs/reference/necks.md", ""])
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join((str(tmp_path / "src"), str(tmp_path))),
