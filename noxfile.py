@@ -4,8 +4,9 @@ uv resolves both ends from ``pyproject.toml``: *oldest* takes the lowest release
 dependency that has a wheel for the Python, *newest* the highest. Interpreters are found on the
 machine; those that are missing are left out. ``benchmarks/results/matrix.json`` has a table for each
 Python, in which each cell writes its row; the page shows the tables. A row of other code or of
-another machine is dropped. ``nox -s without_openvino`` runs the tests of backbones and of the
-command line without the extra ``fast``.
+another machine is dropped. ``nox -s oldest_torch`` runs the quick tier with the lowest torch, which
+some extras do not allow. ``nox -s without_openvino`` runs the tests of backbones and of the command
+line without the extra ``fast``.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+import tomllib
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -29,6 +31,8 @@ nox.options.error_on_missing_interpreters = False
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 RESOLUTIONS = {"oldest": "lowest-direct", "newest": "highest"}
 STORED = "tests/docs/test_measured_pages.py::test_the_matrix_is_of_the_supported_pythons_and_without_a_failure"
+# those that the quick tests use, without export and fast
+EXTRAS_WITH_OLDEST_TORCH = ("detection", "geo", "hf", "lora", "ray", "serve", "train", "viz")
 RUNTIME_TESTS = ("tests/unit/backbones", "tests/unit/cli")
 SHOWN = ("torch", "torchvision", "timm", "transformers", "numpy", "huggingface_hub", "onnxruntime")
 
@@ -38,7 +42,34 @@ SHOWN = ("torch", "torchvision", "timm", "transformers", "numpy", "huggingface_h
 def matrix(session: nox.Session, dependencies: str) -> None:
     """Install one end of the supported versions and run the quick tier; arguments after -- go to pytest."""
     requirements = install(session, dependencies)
-    report = Path(session.create_tmp(), f"{dependencies}.xml").resolve()
+    run_quick_tier(session, dependencies, requirements)
+
+
+@nox.session(python=PYTHONS[:1])
+def oldest_torch(session: nox.Session) -> None:
+    """Run the quick tier with the lowest torch, without the extras that need a later one.
+
+    ``test`` asks for the torch of OpenVINO, so its list is taken apart: ``export`` and ``fast`` are
+    left out, and the tests that need them are skipped.
+    """
+    project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    lines = list(project["dependencies"])
+    for extra in EXTRAS_WITH_OLDEST_TORCH:
+        lines += extras[extra]
+    for line in extras["test"]:
+        if not line.startswith(("torch>", "openvino", "dinoneck[")):
+            lines.append(line)
+    direct = Path(session.create_tmp()) / "oldest_torch.in"
+    direct.write_text("\n".join(lines) + "\n")
+
+    requirements = compile_and_install(session, str(direct), "--resolution", RESOLUTIONS["oldest"])
+    run_quick_tier(session, "oldest torch", requirements)
+
+
+def run_quick_tier(session: nox.Session, title: str, requirements: Path) -> None:
+    """Run the quick tests and store the row; arguments after -- go to pytest."""
+    report = Path(session.create_tmp(), f"{title}.xml").resolve()
     # the stored table is judged once every cell has written its row
     session.run(
         "python",
@@ -54,17 +85,21 @@ def matrix(session: nox.Session, dependencies: str) -> None:
         env={"OMP_NUM_THREADS": "1"},
         success_codes=[0, 1],
     )
-    found = versions(requirements)
-    row = {library: found[library] for library in SHOWN} | counts(report)
-    store_row(session, dependencies, row)
+    installed = versions(requirements)
+    row: dict[str, str | int] = {}
+    for library in SHOWN:
+        if library in installed:
+            row[library] = installed[library]
+    row |= counts(report)
+    store_row(session, title, row)
     if row["failed"]:
-        session.error(f"{session.python}, {dependencies}: {row['failed']} tests failed")
+        session.error(f"{session.python}, {title}: {row['failed']} tests failed")
 
 
-def store_row(session: nox.Session, dependencies: str, row: dict[str, str | int]) -> None:
+def store_row(session: nox.Session, title: str, row: dict[str, str | int]) -> None:
     """Write the row of a cell into the table of its Python.
 
-    The row of the other end stays if it is of the same code and machine.
+    The other rows stay if they are of the same code and machine.
     """
     printed = session.run(
         "python", "-c", "from dinoneck.version import __version__; print(__version__)", silent=True
@@ -77,32 +112,36 @@ def store_row(session: nox.Session, dependencies: str, row: dict[str, str | int]
         "versions": {"dinoneck": str(printed).strip()},
     }
     path = RESULTS / "matrix.json"
-    title = f"Python {session.python}"
+    table = f"Python {session.python}"
     rows = {}
     if path.exists():
-        stored = read(path).get(title)
+        stored = read(path).get(table)
         if stored is not None and not is_stale(stored) and stored["machine"] == machine:
             rows = stored["rows"]
-    rows[dependencies] = row
-    write(path, "matrix", "make matrix", machine, {title: dict(sorted(rows.items()))})
+    rows[title] = row
+    write(path, "matrix", "make matrix", machine, {table: dict(sorted(rows.items()))})
 
 
 def install(session: nox.Session, dependencies: str) -> Path:
     """Install dinoneck with one end of the supported versions; return the file that names them."""
-    requirements = Path(session.create_tmp()) / f"{dependencies}.txt"
+    return compile_and_install(
+        session, "pyproject.toml", "--extra", "test", "--resolution", RESOLUTIONS[dependencies]
+    )
+
+
+def compile_and_install(session: nox.Session, source: str, *options: str) -> Path:
+    """Install dinoneck with the versions that uv chooses; return the file that names them."""
+    requirements = Path(session.create_tmp()) / "requirements.txt"
     python = str(Path(session.bin) / "python")
     session.run_install(
         "uv",
         "pip",
         "compile",
-        "pyproject.toml",
-        "--extra",
-        "test",
+        source,
+        *options,
         "--quiet",
         "--only-binary",
         ":all:",
-        "--resolution",
-        RESOLUTIONS[dependencies],
         "--python",
         python,
         "--output-file",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib.util
 import io
 import json
 import os
@@ -173,6 +174,22 @@ def cli(*words: object, main: Callable[[list[str]], int] = main) -> Ran:
         except SystemExit as end:
             code = int(end.code or 0)
     return Ran(code, out.getvalue(), err.getvalue())
+
+
+needs_export = pytest.mark.skipif(
+    importlib.util.find_spec("onnxscript") is None, reason="the extra [export] is not installed"
+)
+
+
+@contextlib.contextmanager
+def skip_without_extras() -> Iterator[None]:
+    """Skip the test if what runs asks for an extra that is not installed."""
+    try:
+        yield
+    except ImportError as error:
+        if "comes with an extra" not in str(error):
+            raise
+        pytest.skip(str(error))
 
 
 @contextlib.contextmanager

@@ -180,30 +180,33 @@ def coverage_of_new_groups() -> str:
     return share
 
 
-def heads_in_one_pass() -> tuple[str, str, str]:
-    """Times as fast as a loop; MiB that a training keeps; those of the loop: "1.20", "19", "263"."""
+def heads_in_one_pass() -> tuple[str, str]:
+    """Times as fast as two loops, and MiB that trainings keep: "0.92 to 1.06", "47 and 263 ..."."""
     rows = read(RESULTS / "speed.json")["25 heads × 6 views"]["rows"]
-    loop = rows["B6 16×16 C1536, float32: loop over heads, as published"]
+    published = rows["B6 16×16 C1536, float32: loop over heads, as published"]
+    without_copies = rows["B6 16×16 C1536, float32: loop over heads, patches copied once"]
     ensemble = rows["ours, B6 16×16 C1536, float32: HeadEnsemble"]
+    slower = f"{ensemble['forward, × layout fixed']:.2f}"
+    faster = f"{ensemble['forward, × published']:.2f}"
+    kept_by_loops = f"{without_copies['saved MiB']:.0f} and {published['saved MiB']:.0f} MiB"
     return (
-        f"{ensemble['forward, × published']:.2f}",
-        f"{ensemble['saved MiB']:.0f}",
-        f"{loop['saved MiB']:.0f}",
+        f"{slower} to {faster} times as fast as two loops over them",
+        f"keeps {kept_by_loops} of activations instead of {ensemble['saved MiB']:.0f}",
     )
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
 def test_each_of_the_five_reasons_has_its_stored_figure(page: str) -> None:
     text = " ".join((ROOT / page).read_text().split()).replace("**", "")
-    times, kept, kept_by_loop = heads_in_one_pass()
+    times_as_fast, kept_by_training = heads_in_one_pass()
     assert difference_of_libraries() in text
     assert f"Of {refused_files()} damaged files all were refused".lower() in text.lower()
     assert f"{speed_of_photos(12)} times" in text
     assert f"of 2 megapixels {speed_of_photos(2)} times" in text
     assert f"{gains_of_openvino('bfloat16', '_amx')} times" in text
     assert f"90 % intervals held the true mass of {coverage_of_new_groups()} %" in text
-    assert f"{times} times as fast as a loop" in text
-    assert re.search(rf"\b{kept} MiB instead of {kept_by_loop}\b", text)
+    assert times_as_fast in text
+    assert kept_by_training in text
 
 
 def test_nothing_was_wrong_under_load() -> None:
@@ -220,10 +223,11 @@ def test_the_matrix_is_of_the_supported_pythons_and_without_a_failure() -> None:
     assert {*tables} - {"extras"} == titles
     for title in titles:
         rows = tables[title]["rows"]
-        assert [*rows] == ["newest", "oldest"], title
+        assert {"newest", "oldest"} <= {*rows}, title
         for end, row in rows.items():
             assert row["passed"] > 0, (title, end)
             assert row["failed"] == 0, (title, end)
+    assert tables["Python 3.11"]["rows"]["oldest torch"]["torch"] == "2.6.0"
 
 
 def test_the_quick_start_has_the_stored_times() -> None:

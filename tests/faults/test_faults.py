@@ -151,6 +151,26 @@ def test_a_refusal_of_a_command_is_raised_as_an_error_of_dinoneck() -> None:
         raise_refusal(ran)
 
 
+def test_wrong_usage_of_a_command_is_raised_with_the_words_of_its_box() -> None:
+    box = (
+        "╭─ Value error ──────────────╮\n"
+        "│ Error parsing run.folds:   │\n"
+        "│ give one of them           │\n"
+        "╰────────────────────────────╯\n"
+    )
+    ran = kit.Ran(code=2, out="", err=box)
+
+    with pytest.raises(DinoneckError, match=r"^Error parsing run.folds: give one of them$"):
+        raise_refusal(ran)
+
+
+def test_an_exit_code_of_wrong_usage_without_an_error_is_no_refusal() -> None:
+    ran = kit.Ran(code=2, out="", err="usage: dinoneck train\n")
+
+    with pytest.raises(AssertionError, match="exit code 2 without an error"):
+        raise_refusal(ran)
+
+
 @pytest.mark.parametrize(
     "printed", ["error: unexpected KeyError: 'x' (--verbose shows where)\n", ""]
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -62,8 +63,21 @@ def cameras(**changes: Any) -> Cameras:
     return Cameras(**{"K": K, "cam_to_world": torch.eye(4)[None], "size": (48, 64), **changes})
 
 
-SCENE, BATCHED = cameras(), cameras(sample=ONE)
-CAMERAS: list[tuple[dict[str, Any], type[Exception], str | tuple[str, ...]]] = [
+# changed keywords, the class of the error, and what the message must name
+KeywordCase = tuple[dict[str, Any], type[Exception], str | tuple[str, ...]]
+
+
+def rows_of(call: Callable[..., Any], cases: list[KeywordCase]) -> list[Row]:
+    """A row for each case of keywords."""
+    rows: list[Row] = []
+    for keywords, error, named in cases:
+        rows.append((lambda keywords=keywords: call(**keywords), error, named))
+    return rows
+
+
+SCENE = cameras()
+BATCHED = cameras(sample=ONE)
+CAMERAS: list[KeywordCase] = [
     ({"cam_to_world": unit(r03=1.0, r13=2.0).mT}, DataError, "cam_to_world.mT"),
     ({"cam_to_world": unit(r00=1.1)}, DataError, "0.21"),
     ({"cam_to_world": unit(r11=-1.0)}, DataError, "determinant -1"),
@@ -99,7 +113,13 @@ CAMERAS: list[tuple[dict[str, Any], type[Exception], str | tuple[str, ...]]] = [
     ({"size": (48, 64.0)}, GridError, "64.0"),
 ]
 POINTS = torch.zeros(4, 3)
-PROJECTED: list[tuple[dict[str, Any], type[Exception], str]] = [
+
+
+def project(**changes: Any) -> Links:
+    return PointProjector()(**{"points": POINTS, "cameras": SCENE, **changes})
+
+
+PROJECTED: list[KeywordCase] = [
     ({"points": torch.zeros(4, 2)}, ShapeError, "(4, 2)"),
     ({"points": torch.tensor([[0.0, math.nan, 1.0]])}, DataError, "1 of 1 points"),
     ({"depth": torch.ones(2, 6, 8)}, ShapeError, "(2, 6, 8)"),
@@ -108,12 +128,26 @@ PROJECTED: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"cameras": BATCHED}, ShapeError, "cameras.sample is given and batch is not"),
     ({"cameras": BATCHED, "batch": FOUR[:3]}, ShapeError, "(3,)"),
 ]
+PROJECTORS: list[KeywordCase] = [
+    ({"near": 0.0}, ConfigError, "near is 0.0"),
+    ({"far": 0.01}, ConfigError, "far is 0.01"),
+    ({"depth_abs": -1.0}, ConfigError, "depth_abs is -1.0"),
+    ({"depth_rel": math.nan}, ConfigError, "depth_rel is nan"),
+    ({"chunk": 0}, ConfigError, "chunk is 0"),
+    ({"unknown_depth": "keep"}, ConfigError, "unknown_depth is 'keep'"),
+]
 LINKS = Links(FOUR[:3], torch.arange(3), torch.zeros(3, 2), torch.ones(3), 40, 3, (48, 70))
 NOWHERE = torch.tensor([[0.0, 0.0], [0.0, math.nan], [0.0, 0.0]])
 BACKWARDS = Links(
     FOUR[:3], torch.arange(3).flip(0), torch.zeros(3, 2), torch.ones(3), 40, 3, (48, 70)
 )
-LIFTED: list[tuple[dict[str, Any], type[Exception], str | tuple[str, ...]]] = [
+
+
+def lift_links(**changes: Any) -> Any:
+    return lift(**{"maps": torch.zeros(3, 4, 3, 5), "links": LINKS, **changes})
+
+
+LIFTED: list[KeywordCase] = [
     ({"maps": torch.zeros(2, 4, 3, 5)}, ShapeError, "2 maps"),
     ({"maps": torch.zeros(3, 4, 3, 5).long()}, ShapeError, "torch.int64"),
     ({"grid": VoxelGrid.from_coords(torch.zeros(5, 3).long())}, ShapeError, "5 points"),
@@ -135,14 +169,25 @@ LIFTED: list[tuple[dict[str, Any], type[Exception], str | tuple[str, ...]]] = [
     ({"links": replace(LINKS, image_size=(0, 70))}, DataError, "(0, 70)"),
 ]
 TWO = torch.zeros(2, 3)
-VOXELS: list[tuple[tuple[Any, ...], type[Exception], str]] = [
-    ((torch.tensor([[0.0, 0, 0], [0, math.nan, 0]]), 1.0), DataError, "points[1] = [0.0, nan"),
-    ((torch.tensor([[1e5, 0, 0]]), 0.5), DataError, "[200000, 0, 0]"),
-    ((torch.tensor([[-1e30, 0, 0]]), 0.5), DataError, "coords[0]"),
-    ((TWO[:, :2], 1.0), ShapeError, "(2, 2)"),
-    *(((TWO, size), ConfigError, f"size is {size}") for size in (0.0, (1.0, 1.0))),
-    ((TWO, 1.0, 0.0, FOUR[:3]), ShapeError, "3 entries"),
-    ((TWO, 1.0, 0.0, torch.zeros(2)), ShapeError, "torch.float32"),
+
+
+def voxelize(points: Tensor, size: Any = 1.0, **options: Any) -> VoxelGrid:
+    return VoxelGrid.from_points(points, size, **options)
+
+
+VOXELS: list[KeywordCase] = [
+    (
+        {"points": torch.tensor([[0.0, 0, 0], [0, math.nan, 0]])},
+        DataError,
+        "points[1] = [0.0, nan",
+    ),
+    ({"points": torch.tensor([[1e5, 0, 0]]), "size": 0.5}, DataError, "[200000, 0, 0]"),
+    ({"points": torch.tensor([[-1e30, 0, 0]]), "size": 0.5}, DataError, "coords[0]"),
+    ({"points": TWO[:, :2]}, ShapeError, "(2, 2)"),
+    ({"points": TWO, "size": 0.0}, ConfigError, "size is 0.0"),
+    ({"points": TWO, "size": (1.0, 1.0)}, ConfigError, "size is (1.0, 1.0)"),
+    ({"points": TWO, "batch": FOUR[:3]}, ShapeError, "3 entries"),
+    ({"points": TWO, "batch": torch.zeros(2)}, ShapeError, "torch.float32"),
 ]
 GRID = VoxelGrid.from_coords(torch.cartesian_prod(*[torch.arange(0, 8, 2)] * 3))
 ROWS_OF = (
@@ -153,30 +198,48 @@ ROWS_OF = (
 )
 FLIPPED = [x.flip(0) for x in ROWS_OF]
 COARSE = SparsePyramid((4,))(SparseFeatures(*ROWS_OF))[4]
-INJECTION, FUSION = DecoderInjection(6, {2: 10, 1: 9}), GatedFusion(6, 5, 5)
+INJECTION = DecoderInjection(6, {2: 10, 1: 9})
+FUSION = GatedFusion(6, 5, 5)
 CLOUD = cloud()
 PYRAMID = pyramid_of(CLOUD)
-X, F, SEEN = torch.zeros(4, 10), torch.zeros(4, 6), torch.ones(4, dtype=torch.bool)
+# four voxels: channels of the decoder, features of the pyramid, and which voxels were seen
+X = torch.zeros(4, 10)
+F = torch.zeros(4, 6)
+SEEN = torch.ones(4, dtype=torch.bool)
 
 
-def passed(
+def features_without_first(coords: bool = False, seen: bool = False) -> SparseFeatures:
+    """Features of which one tensor lacks the first of the 64 voxels."""
+    all_coords, batch, values, all_seen = ROWS_OF
+    return SparseFeatures(
+        all_coords[1:] if coords else all_coords,
+        batch,
+        values,
+        all_seen[1:] if seen else all_seen,
+    )
+
+
+def run_attached(
     names: dict[int, str] = NAMES, pyramid: Any = PYRAMID, block: str = "", **given: Any
 ) -> Any:
     """Run a network, or one of its blocks, that an injection is attached to."""
-    net, injection = PlainUNet(), injection_of()
+    net = PlainUNet()
+    injection = injection_of()
     injection.attach(net, names)
     with injection.using(pyramid):
         return net.get_submodule(block)(**given) if given else net(CLOUD)
 
 
 def attached_twice() -> Any:
-    net, injection = PlainUNet(), injection_of()
+    net = PlainUNet()
+    injection = injection_of()
     injection.attach(net, NAMES)
     return injection.wrap(net, NAMES)
 
 
 def without_a_pyramid() -> Any:
-    net, injection = PlainUNet(), injection_of()
+    net = PlainUNet()
+    injection = injection_of()
     injection.attach(net, NAMES)
     return net(CLOUD)
 
@@ -189,13 +252,13 @@ def two_passes_before_backward() -> Any:
     return first.sum().backward()
 
 
-def rooms(depth: float, z: float) -> Any:
+def project_at_depth(depth: float, z: float) -> Any:
     """Project points at a distance where depth is another one."""
     points = torch.tensor([[0.0, 0.0, z]]).repeat(100, 1)
     return PointProjector()(points, SCENE, torch.full((1, 48, 64), depth))
 
 
-def apart(depth: float) -> Any:
+def check_depth_between_cameras(depth: float) -> Any:
     """Check cameras that are a metre apart and have this depth."""
     poses = torch.cat([unit(), unit(r03=1.0)])
     two = cameras(K=K.repeat(2, 1, 1), cam_to_world=poses)
@@ -203,7 +266,7 @@ def apart(depth: float) -> Any:
 
 
 ROWS: list[Row] = [
-    *((lambda own=own: cameras(**own), error, named) for own, error, named in CAMERAS),
+    *rows_of(cameras, CAMERAS),
     (lambda: cameras().crop(0, 10, 20, 60), GridError, "20x60 px from row 0, column 10"),
     (
         lambda: Cameras.from_world_to_cam(K, unit(r03=1.0).mT, (48, 64)),
@@ -220,53 +283,20 @@ ROWS: list[Row] = [
         ConfigError,
         "depth_rel is -0.5",
     ),
-    *(
-        (
-            lambda own=own: PointProjector()(**{"points": POINTS, "cameras": SCENE, **own}),
-            error,
-            named,
-        )
-        for own, error, named in PROJECTED
-    ),
-    *(
-        (
-            lambda own=own: PointProjector(**own),
-            ConfigError,
-            f"{next(iter(own))} is {next(iter(own.values()))!r}",
-        )
-        for own in (
-            {"near": 0.0},
-            {"far": 0.01},
-            {"depth_abs": -1.0},
-            {"depth_rel": math.nan},
-            {"chunk": 0},
-            {"unknown_depth": "keep"},
-        )
-    ),
-    *(
-        (
-            lambda own=own: lift(**{"maps": torch.zeros(3, 4, 3, 5), "links": LINKS, **own}),
-            error,
-            named,
-        )
-        for own, error, named in LIFTED
-    ),
-    *((lambda own=own: VoxelGrid.from_points(*own), error, named) for own, error, named in VOXELS),
+    *rows_of(project, PROJECTED),
+    *rows_of(PointProjector, PROJECTORS),
+    *rows_of(lift_links, LIFTED),
+    *rows_of(voxelize, VOXELS),
     (
         lambda: VoxelGrid.from_coords(torch.zeros(2, 3).long(), torch.tensor([3, BATCHES])),
         DataError,
         f"is {BATCHES}",
     ),
-    *(
-        (
-            lambda at=at: SparseFeatures(*(x[i == at :] for i, x in enumerate(ROWS_OF))),
-            ShapeError,
-            "63",
-        )
-        for at in (0, 3)
-    ),
+    (lambda: features_without_first(coords=True), ShapeError, "63"),
+    (lambda: features_without_first(seen=True), ShapeError, "63"),
     (lambda: SparseFeatures(*FLIPPED).at(GRID.coords), DataError, "sorted"),
-    *((lambda own=own: SparsePyramid(own), ConfigError, "power") for own in ((), (3,))),
+    (lambda: SparsePyramid(()), ConfigError, "power"),
+    (lambda: SparsePyramid((3,)), ConfigError, "power"),
     (lambda: SparsePyramid((2, 8))(COARSE), ConfigError, ("stride 4", "(2, 8)")),
     (lambda: INJECTION(X, F, SEEN), ConfigError, "2, 1"),
     (lambda: INJECTION(X, F, SEEN, stride=8), ConfigError, "stride 8"),
@@ -277,14 +307,22 @@ ROWS: list[Row] = [
         ShapeError,
         "(1, 3)",
     ),
-    (lambda: passed({2: "blocks2", 1: "block1"}), ConfigError, ("'blocks2'", "'block2'")),
-    (lambda: passed({2: "block2"}), ConfigError, "2, 1"),
-    (lambda: passed({2: "block1", 1: "block1"}), ConfigError, "'block1'"),
-    (lambda: passed(pyramid={1: PYRAMID[1], 4: PYRAMID[4]}), ConfigError, ("stride 2", "1, 4")),
-    (lambda: passed(pyramid={1: PYRAMID[1], 2: PYRAMID[1]}), ConfigError, ("entry 2", "stride 1")),
-    (lambda: passed(pyramid=pyramid_of(CLOUD, channels=5)), ShapeError, ("5 channels", "6")),
-    (lambda: passed({2: "block2", 1: "enc1"}), ShapeError, ("'enc1'", "3 channels")),
-    (lambda: passed(block="block1", x=CLOUD), ConfigError, "positional arguments"),
+    (lambda: run_attached({2: "blocks2", 1: "block1"}), ConfigError, ("'blocks2'", "'block2'")),
+    (lambda: run_attached({2: "block2"}), ConfigError, "2, 1"),
+    (lambda: run_attached({2: "block1", 1: "block1"}), ConfigError, "'block1'"),
+    (
+        lambda: run_attached(pyramid={1: PYRAMID[1], 4: PYRAMID[4]}),
+        ConfigError,
+        ("stride 2", "1, 4"),
+    ),
+    (
+        lambda: run_attached(pyramid={1: PYRAMID[1], 2: PYRAMID[1]}),
+        ConfigError,
+        ("entry 2", "stride 1"),
+    ),
+    (lambda: run_attached(pyramid=pyramid_of(CLOUD, channels=5)), ShapeError, ("5 channels", "6")),
+    (lambda: run_attached({2: "block2", 1: "enc1"}), ShapeError, ("'enc1'", "3 channels")),
+    (lambda: run_attached(block="block1", x=CLOUD), ConfigError, "positional arguments"),
     (attached_twice, ConfigError, "'block2'"),
     # its look-ups would hit, for every voxel lies in some coarse cell, and the network would train
     # on
@@ -315,9 +353,13 @@ ROWS: list[Row] = [
     (lambda: minkowski_offsets(3, 0.5), ConfigError, "stride is 0.5"),  # type: ignore[arg-type]
     (lambda: minkowski_offsets(0), ConfigError, "kernel_size is 0; expected 1 or more"),
     # units
-    (lambda: apart(2000.0), DataError, ("2000", "1 m", "depth / 1000")),
-    (lambda: rooms(depth=2000.0, z=2.0), DataError, ("2000", "2 m", "depth / 1000")),
-    (lambda: rooms(depth=2.0, z=2000.0), DataError, ("2000", "2 m", "divide them by 1000")),
+    (lambda: check_depth_between_cameras(2000.0), DataError, ("2000", "1 m", "depth / 1000")),
+    (lambda: project_at_depth(depth=2000.0, z=2.0), DataError, ("2000", "2 m", "depth / 1000")),
+    (
+        lambda: project_at_depth(depth=2.0, z=2000.0),
+        DataError,
+        ("2000", "2 m", "divide them by 1000"),
+    ),
     (
         lambda: PointProjector()(POINTS, "cameras"),  # type: ignore[arg-type]
         ShapeError,

@@ -22,13 +22,12 @@ from dinoneck.viz.overlay import write_maps
 from tests.refusals import Row
 
 BOXES = np.array([[90.0, 180.0, 360.0, 450.0], [540.0, 45.0, 810.0, 270.0]])
-IMAGE, SQUARE = np.zeros((60, 100, 3), np.uint8), np.zeros((9, 9, 3), np.uint8)
+IMAGE = np.zeros((60, 100, 3), np.uint8)
+SQUARE = np.zeros((9, 9, 3), np.uint8)
 TOKENS = Tokens.from_patches(torch.randn(1, 12, 8), grid=(3, 4), patch_size=16)
-HOLED = Tokens.from_patches(torch.full((1, 12, 8), torch.nan), grid=(3, 4), patch_size=16)
-KIND, CHANCES = (
-    Task("kind", kind="classification", dim=2, labels=("soil", "crop")),
-    np.array([0.5, 0.5]),
-)
+TOKENS_OF_NAN = Tokens.from_patches(torch.full((1, 12, 8), torch.nan), grid=(3, 4), patch_size=16)
+KIND = Task("kind", kind="classification", dim=2, labels=("soil", "crop"))
+CHANCES = np.array([0.5, 0.5])
 PLANE = np.zeros((4, 4), np.float32)
 COLLIDING = [Task("a?b", kind="dense"), Task("a/b", kind="dense")]
 WRONG_REPORT = {"scores": {"kind": {"head": {"confusion_matrix": []}}}, "auxiliary": []}
@@ -59,7 +58,7 @@ ROWS: list[Row] = [
     (lambda: drawn({"boxes": BOXES, "labels": [0, 2]}), DataError, "2"),
     (lambda: pca_panels([IMAGE, IMAGE], TOKENS), DataError, "2 images"),
     (lambda: pca_rgb(torch.zeros(5)), ShapeError, "(5,)"),
-    (lambda: pca_rgb(HOLED), DataError, "nan"),
+    (lambda: pca_rgb(TOKENS_OF_NAN), DataError, "nan"),
     (lambda: pca_rgb(TOKENS, basis=PCABasis.fit(torch.randn(5, 7))), ShapeError, ("8", "7")),
     (
         lambda: pca_rgb(TOKENS, basis=PCABasis.fit(TOKENS), foreground=0.5),

@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import random
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from tests.faults.judge import HARMLESS, REFUSED
 from dinoneck import DinoneckError
 
 FEWEST = 3  # cases of a sample
+WRONG_USAGE = 2  # the exit code
 Settings = dict[str, Any]
 Groups = Mapping[str, Mapping[str, Any]]
 """Group -> key -> value, of a training file."""
@@ -129,12 +131,27 @@ def raise_refusal(ran: kit.Ran) -> None:
     """
     if ran.code == 0:
         return
+    if ran.code == WRONG_USAGE:
+        raise DinoneckError(in_box(ran.err))
     lines = [line for line in ran.err.splitlines() if "error: " in line]
     if not lines:
         raise AssertionError(f"exit code {ran.code} without an error: {ran.err[-200:]}")
     if lines[-1].startswith("error: unexpected "):
         raise AssertionError(lines[-1])
     raise DinoneckError(lines[-1])
+
+
+def in_box(printed: str) -> str:
+    """Return the words of the box that says which usage is wrong, on one line.
+
+    Raises:
+        AssertionError: there is no such box.
+    """
+    title, *lines = printed.strip().splitlines() or [""]
+    if not re.match(r"╭─ .*\b(error|option|argument)", title, re.IGNORECASE):
+        raise AssertionError(f"exit code {WRONG_USAGE} without an error: {printed[-200:]}")
+    words = [line.strip("│╰╯─ ") for line in lines]
+    return " ".join(filter(None, words))
 
 
 def verdict(name: str, check: Callable[[], object]) -> str:

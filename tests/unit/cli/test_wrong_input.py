@@ -76,7 +76,7 @@ REFUSED = [
     (f"{EXPORT} pt2 --out empty", "empty", "name a file"),
     (f"{PREDICT} --random-backbone --backbone-file w.pth", "--random-backbone", "one of them"),
     (f"{PREDICT} --revision v1", "revision='v1'", "hub repositories"),
-    (f"{EXPORT} onnx --maps", "--maps", "leave out"),
+    (f"{EXPORT} pt2 --maps", "--maps", "leave out"),
     (f"export {GOOD} --format onnx --out t.csv --weights t.csv", "t.csv", "one of the inputs"),
     (f"{EXPORT} pt2 --with-backbone --size 32x50", "32x50 px", "patch"),
     (f"export {GOOD} --format pt2 --out link.safetensors", "link.safetensors", "another name"),

@@ -33,7 +33,7 @@ OTHER = {
 }
 
 
-def written(folder: Path, segmentation: Any, **changes: Any) -> Path:
+def write_sample(folder: Path, segmentation: Any, **changes: Any) -> Path:
     """Write an image with an object of this mask and another one."""
     Image.new("RGB", (WIDTH, HEIGHT)).save(folder / "leaf.png")
     entry = {"id": 69, "image_id": 4, "category_id": 3, "bbox": BBOX, "segmentation": segmentation}
@@ -68,37 +68,49 @@ def encoded(counts: Any, size: Any = SIZE) -> dict[str, Any]:
     return {"size": list(size), "counts": counts}
 
 
-FORMS: list[tuple[str, Any, str]] = [
-    ("polygon", [POLYGON], ""),
-    (
-        "polygon in two parts",
+FORMS = [
+    pytest.param([POLYGON], "", id="polygon"),
+    pytest.param(
         [[10, 8, 34, 8, 34, 16, 10, 16], [10, 16, 34, 16, 34, 23, 10, 23]],
         "",
+        id="polygon in two parts",
     ),
-    ("run lengths", encoded(column_runs(RECTANGLE)), ""),
-    ("run lengths as text", encoded(text_of(RECTANGLE)), ""),
-    ("a run of the length 0", encoded([300, 0, 68, *column_runs(RECTANGLE)[1:]]), ""),
-    ("sizes with a point", encoded(text_of(RECTANGLE), (36.0, 52.0)), "whole numbers written"),
-    ("runs with a point", encoded([*map(float, column_runs(RECTANGLE))]), "whole numbers written"),
-    ("run lengths in a list", [encoded(text_of(RECTANGLE))], "run lengths in a list"),
-    ("flat list", POLYGON, "polygons written as one flat list"),
-    ("points", POINTS, "polygons written as lists of points"),
-    ("points of a part", [POINTS], "polygons written as lists of points"),
-    ("a rectangle", [], "objects without polygons"),
-    ("corners of the box", [[10, 8, 34, 23]], "objects without polygons"),
-    ("the box again", [[10, 8, 24, 15]], "objects without polygons"),
-    ("the box again, flat", [10, 8, 24, 15], "objects without polygons"),
-    ("a line beside", [POLYGON, [1, 1, 2, 2]], "parts of masks with fewer than three points"),
-    ("a point beside", [[5, 5], POLYGON], "parts of masks with fewer than three points"),
-    ("nothing beside", [POLYGON, []], "parts of masks with fewer than three points"),
+    pytest.param(encoded(column_runs(RECTANGLE)), "", id="run lengths"),
+    pytest.param(encoded(text_of(RECTANGLE)), "", id="run lengths as text"),
+    pytest.param(
+        encoded([300, 0, 68, *column_runs(RECTANGLE)[1:]]), "", id="a run of the length 0"
+    ),
+    pytest.param(
+        encoded(text_of(RECTANGLE), (36.0, 52.0)), "whole numbers written", id="sizes with a point"
+    ),
+    pytest.param(
+        encoded([*map(float, column_runs(RECTANGLE))]),
+        "whole numbers written",
+        id="runs with a point",
+    ),
+    pytest.param(
+        [encoded(text_of(RECTANGLE))], "run lengths in a list", id="run lengths in a list"
+    ),
+    pytest.param(POLYGON, "polygons written as one flat list", id="flat list"),
+    pytest.param(POINTS, "polygons written as lists of points", id="points"),
+    pytest.param([POINTS], "polygons written as lists of points", id="points of a part"),
+    pytest.param([], "objects without polygons", id="a rectangle"),
+    pytest.param([[10, 8, 34, 23]], "objects without polygons", id="corners of the box"),
+    pytest.param([[10, 8, 24, 15]], "objects without polygons", id="the box again"),
+    pytest.param([10, 8, 24, 15], "objects without polygons", id="the box again, flat"),
+    pytest.param(
+        [POLYGON, [1, 1, 2, 2]], "parts of masks with fewer than three points", id="a line beside"
+    ),
+    pytest.param(
+        [[5, 5], POLYGON], "parts of masks with fewer than three points", id="a point beside"
+    ),
+    pytest.param([POLYGON, []], "parts of masks with fewer than three points", id="nothing beside"),
 ]
 
 
-@pytest.mark.parametrize(
-    ("segmentation", "kind"), [pytest.param(*row[1:], id=row[0]) for row in FORMS]
-)
+@pytest.mark.parametrize(("segmentation", "kind"), FORMS)
 def test_every_form_shows_the_same_pixels(segmentation: Any, kind: str, tmp_path: Path) -> None:
-    data = BoxImages(written(tmp_path, segmentation), masks=True)
+    data = BoxImages(write_sample(tmp_path, segmentation), masks=True)
 
     _, target = data[0]
 
@@ -109,66 +121,78 @@ def test_every_form_shows_the_same_pixels(segmentation: Any, kind: str, tmp_path
     assert bool(kinds) == bool(kind)
 
 
-TEXTS: list[tuple[str, Any, int]] = [
-    ("parts", [list(map(str, POLYGON))], 8),
-    ("one flat list", list(map(str, POLYGON)), 8),
-    ("points", [[[str(x), y] for x, y in zip(POLYGON[::2], POLYGON[1::2], strict=True)]], 4),
+TEXTS = [
+    pytest.param([list(map(str, POLYGON))], 8, id="parts"),
+    pytest.param(list(map(str, POLYGON)), 8, id="one flat list"),
+    pytest.param(
+        [[[str(x), y] for x, y in zip(POLYGON[::2], POLYGON[1::2], strict=True)]], 4, id="points"
+    ),
 ]
 
 
-@pytest.mark.parametrize(
-    ("segmentation", "count"), [pytest.param(*row[1:], id=row[0]) for row in TEXTS]
-)
+@pytest.mark.parametrize(("segmentation", "count"), TEXTS)
 def test_numbers_of_polygons_may_be_texts(segmentation: Any, count: int, tmp_path: Path) -> None:
-    data = BoxImages(written(tmp_path, segmentation), masks=True)
+    data = BoxImages(write_sample(tmp_path, segmentation), masks=True)
 
     assert np.array_equal(data[0][1]["masks"][0].numpy(), RECTANGLE)
     assert data.repaired["numbers written as text"] == count
 
 
-@pytest.mark.parametrize("segmentation", [row[1] for row in FORMS], ids=[row[0] for row in FORMS])
+@pytest.mark.parametrize(("segmentation", "kind"), FORMS)
 def test_boxes_alone_do_not_speak_of_masks(
-    segmentation: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    segmentation: Any, kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "dinoneck"):
-        data = BoxImages(written(tmp_path, segmentation))
+        data = BoxImages(write_sample(tmp_path, segmentation))
 
     assert data[0][1]["boxes"][0].tolist() == [10, 8, 34, 23]
     assert not caplog.messages
 
 
-REFUSED: list[tuple[str, Any, list[str]]] = [
-    ("no mask", None, ["no segmentation"]),
-    ("an odd number", [[*POLYGON, 5]], ["9 numbers"]),
-    ("words", [["a", "b", "c", "d", "e", "f"]], ["'a'"]),
-    ("a word", "polygon", ["'polygon'"]),
-    ("coordinates by name", {"x": [10, 34], "y": [8, 23]}, ["'x'"]),
-    ("far away", [[10, 8, 34, 8, 34, 3e6]], ["3000000.0"]),
-    ("null", [[10, 8, None, 8, 34, 23]], ["None"]),
-    ("exchanged sides", encoded(text_of(RECTANGLE), SIZE[::-1]), ["(52, 36)", "(36, 52)", "exch"]),
-    ("another size", encoded([30], (5, 6)), ["(5, 6)", "(36, 52)"]),
-    ("too few pixels", encoded([100, 20]), ["120", "1872"]),
-    ("too many pixels", encoded([1872, 1]), ["1873", "1872"]),
-    ("a negative run", encoded([-1, 1873]), ["-1"]),
-    ("half a pixel", encoded([1871.5, 0.5]), ["1871.5"]),
-    ("text that ends early", encoded(compressed([100, 20])), ["120", "1872"]),
-    ("text that ends in a number", encoded(text_of(RECTANGLE)[:-2]), ["ends within a number"]),
-    ("text of other characters", encoded("~~"), ["'~~'", "'~' is none of COCO's characters"]),
-    ("a number without an end", encoded("oo"), ["'oo'", "ends within a number: it was cut"]),
-    ("all x and all y", [[10, 34, 34, 10], [8, 8, 23, 23]], ["all x and then all y"]),
-    ("a number beyond all images", encoded("oooooooooooo0"), ["1872"]),
-    ("text without runs", encoded(""), ["add up to 0 pixels", "1872"]),
-    ("bytes as text", encoded(str(text_of(RECTANGLE).encode())), ["counts.decode()"]),
+REFUSED = [
+    pytest.param(None, ["no segmentation"], id="no mask"),
+    pytest.param([[*POLYGON, 5]], ["9 numbers"], id="an odd number"),
+    pytest.param([["a", "b", "c", "d", "e", "f"]], ["'a'"], id="words"),
+    pytest.param("polygon", ["'polygon'"], id="a word"),
+    pytest.param({"x": [10, 34], "y": [8, 23]}, ["'x'"], id="coordinates by name"),
+    pytest.param([[10, 8, 34, 8, 34, 3e6]], ["3000000.0"], id="far away"),
+    pytest.param([[10, 8, None, 8, 34, 23]], ["None"], id="null"),
+    pytest.param(
+        encoded(text_of(RECTANGLE), SIZE[::-1]),
+        ["(52, 36)", "(36, 52)", "exch"],
+        id="exchanged sides",
+    ),
+    pytest.param(encoded([30], (5, 6)), ["(5, 6)", "(36, 52)"], id="another size"),
+    pytest.param(encoded([100, 20]), ["120", "1872"], id="too few pixels"),
+    pytest.param(encoded([1872, 1]), ["1873", "1872"], id="too many pixels"),
+    pytest.param(encoded([-1, 1873]), ["-1"], id="a negative run"),
+    pytest.param(encoded([1871.5, 0.5]), ["1871.5"], id="half a pixel"),
+    pytest.param(encoded(compressed([100, 20])), ["120", "1872"], id="text that ends early"),
+    pytest.param(
+        encoded(text_of(RECTANGLE)[:-2]), ["ends within a number"], id="text that ends in a number"
+    ),
+    pytest.param(
+        encoded("~~"), ["'~~'", "'~' is none of COCO's characters"], id="text of other characters"
+    ),
+    pytest.param(
+        encoded("oo"), ["'oo'", "ends within a number: it was cut"], id="a number without an end"
+    ),
+    pytest.param(
+        [[10, 34, 34, 10], [8, 8, 23, 23]], ["all x and then all y"], id="all x and all y"
+    ),
+    pytest.param(encoded("oooooooooooo0"), ["1872"], id="a number beyond all images"),
+    pytest.param(encoded(""), ["add up to 0 pixels", "1872"], id="text without runs"),
+    pytest.param(
+        encoded(str(text_of(RECTANGLE).encode())), ["counts.decode()"], id="bytes as text"
+    ),
 ]
 
 
-@pytest.mark.parametrize(
-    ("segmentation", "words"), [pytest.param(*row[1:], id=row[0]) for row in REFUSED]
-)
+@pytest.mark.parametrize(("segmentation", "words"), REFUSED)
 def test_a_mask_without_exact_reading_is_refused_where_masks_are_asked(
     segmentation: Any, words: list[str], tmp_path: Path
 ) -> None:
-    file = written(tmp_path, segmentation)
+    file = write_sample(tmp_path, segmentation)
 
     with pytest.raises(DataError) as refused:
         BoxImages(file, masks=True)
@@ -177,42 +201,42 @@ def test_a_mask_without_exact_reading_is_refused_where_masks_are_asked(
         assert word in str(refused.value)
 
 
-@pytest.mark.parametrize(
-    "segmentation", [row[1] for row in REFUSED], ids=[row[0] for row in REFUSED]
-)
-def test_boxes_are_read_beside_masks_that_cannot_be_read(segmentation: Any, tmp_path: Path) -> None:
-    data = BoxImages(written(tmp_path, segmentation))
+@pytest.mark.parametrize(("segmentation", "words"), REFUSED)
+def test_boxes_are_read_beside_masks_that_cannot_be_read(
+    segmentation: Any, words: list[str], tmp_path: Path
+) -> None:
+    data = BoxImages(write_sample(tmp_path, segmentation))
 
     assert data[0][1]["boxes"][0].tolist() == [10, 8, 34, 23]
 
 
 def test_all_x_and_then_all_y_are_named_also_without_a_box(tmp_path: Path) -> None:
-    file = written(tmp_path, [[10, 34, 34], [8, 8, 23]], bbox=None)
+    file = write_sample(tmp_path, [[10, 34, 34], [8, 8, 23]], bbox=None)
 
     with pytest.raises(DataError, match=r"\(id 69\).*all x and then all y: write x, y, x, y"):
         BoxImages(file)
 
 
-EMPTY: list[tuple[str, Any]] = [
-    ("a line", [[10, 8, 14, 23]]),
-    ("a line of three points", [[10, 8, 22, 8, 34, 8]]),
-    ("a dot", [[10.4, 8.4, 10.45, 8.4, 10.45, 8.45]]),
-    ("no runs", encoded([HEIGHT * WIDTH])),
-    ("no runs, with an end", encoded([HEIGHT * WIDTH, 0])),
-    ("no runs, as text", encoded(text_of(np.zeros(SIZE, np.uint8)))),
+EMPTY = [
+    pytest.param([[10, 8, 14, 23]], id="a line"),
+    pytest.param([[10, 8, 22, 8, 34, 8]], id="a line of three points"),
+    pytest.param([[10.4, 8.4, 10.45, 8.4, 10.45, 8.45]], id="a dot"),
+    pytest.param(encoded([HEIGHT * WIDTH]), id="no runs"),
+    pytest.param(encoded([HEIGHT * WIDTH, 0]), id="no runs, with an end"),
+    pytest.param(encoded(text_of(np.zeros(SIZE, np.uint8))), id="no runs, as text"),
 ]
 
 
-@pytest.mark.parametrize("segmentation", [row[1] for row in EMPTY], ids=[row[0] for row in EMPTY])
+@pytest.mark.parametrize("segmentation", EMPTY)
 def test_an_object_whose_mask_shows_no_pixel_is_left_out(segmentation: Any, tmp_path: Path) -> None:
-    data = BoxImages(written(tmp_path, segmentation), masks=True)
+    data = BoxImages(write_sample(tmp_path, segmentation), masks=True)
 
     assert data.skipped == {"empty mask": 1}
     assert data.numbers == {4: 1}
 
 
 def test_masks_that_are_all_empty_are_refused(tmp_path: Path) -> None:
-    file = written(tmp_path, [[10, 34], [8, 23]])
+    file = write_sample(tmp_path, [[10, 34], [8, 23]])
     sample = json.loads(file.read_text())
     sample["annotations"] = sample["annotations"][:1]
     file.write_text(json.dumps(sample))
@@ -222,7 +246,7 @@ def test_masks_that_are_all_empty_are_refused(tmp_path: Path) -> None:
 
 
 def test_rectangles_alone_are_no_masks(tmp_path: Path) -> None:
-    file = written(tmp_path, [])
+    file = write_sample(tmp_path, [])
     sample = json.loads(file.read_text())
     sample["annotations"][1]["segmentation"] = []
     file.write_text(json.dumps(sample))
@@ -233,7 +257,7 @@ def test_rectangles_alone_are_no_masks(tmp_path: Path) -> None:
 
 
 def test_a_turned_rectangle_is_no_mask(tmp_path: Path) -> None:
-    file = written(tmp_path, [], attributes={"rotation": 30.5})
+    file = write_sample(tmp_path, [], attributes={"rotation": 30.5})
 
     with pytest.raises(DataError, match="turned by 30.5 degrees"):
         BoxImages(file, masks=True)
@@ -242,7 +266,7 @@ def test_a_turned_rectangle_is_no_mask(tmp_path: Path) -> None:
 def test_a_turned_rectangle_is_named_among_boxes(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    file = written(tmp_path, [], attributes={"rotation": 30.5})
+    file = write_sample(tmp_path, [], attributes={"rotation": 30.5})
 
     with caplog.at_level(logging.WARNING, "dinoneck"):
         BoxImages(file)
@@ -252,20 +276,20 @@ def test_a_turned_rectangle_is_named_among_boxes(
     assert "annotations[0] (id 69) by 30.5 degrees" in line
 
 
-TURNED: list[tuple[str, dict[str, Any], str]] = [
-    ("another case", {"attributes": {"Rotation": 30}}, "by 30 degrees (rotation)"),
-    ("text", {"attributes": {"rotation": "30"}}, "by 30 degrees (rotation)"),
-    ("beside the box", {"rotation": 30.0}, "by 30 degrees (rotation)"),
-    ("angle", {"angle": 30}, "by 30 degrees (angle)"),
+TURNED = [
+    pytest.param({"attributes": {"Rotation": 30}}, "by 30 degrees (rotation)", id="another case"),
+    pytest.param({"attributes": {"rotation": "30"}}, "by 30 degrees (rotation)", id="text"),
+    pytest.param({"rotation": 30.0}, "by 30 degrees (rotation)", id="beside the box"),
+    pytest.param({"angle": 30}, "by 30 degrees (angle)", id="angle"),
 ]
 
 
-@pytest.mark.parametrize(("stated", "words"), [pytest.param(*row[1:], id=row[0]) for row in TURNED])
+@pytest.mark.parametrize(("stated", "words"), TURNED)
 def test_a_rotation_is_found_wherever_tools_write_it(
     stated: dict[str, Any], words: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "dinoneck"):
-        BoxImages(written(tmp_path, [], **stated))
+        BoxImages(write_sample(tmp_path, [], **stated))
 
     [line] = caplog.messages
     assert "1 of 2 boxes are of rectangles that were turned" in line
@@ -274,13 +298,13 @@ def test_a_rotation_is_found_wherever_tools_write_it(
 
 @pytest.mark.parametrize("rotation", [0, 0.0, 180.0, 360, None, "none"])
 def test_a_rectangle_that_was_not_turned_is_a_mask(rotation: Any, tmp_path: Path) -> None:
-    data = BoxImages(written(tmp_path, [], attributes={"rotation": rotation}), masks=True)
+    data = BoxImages(write_sample(tmp_path, [], attributes={"rotation": rotation}), masks=True)
 
     assert np.array_equal(data[0][1]["masks"][0].numpy(), RECTANGLE)
 
 
 def test_ground_truth_holds_masks_as_coco_writes_them(tmp_path: Path) -> None:
-    data = BoxImages(written(tmp_path, POINTS), masks=True)
+    data = BoxImages(write_sample(tmp_path, POINTS), masks=True)
 
     first = data.ground_truth()["annotations"][0]
 
@@ -295,7 +319,7 @@ def test_run_lengths_of_random_masks_add_up(seed: int, tmp_path: Path) -> None:
     mask[8, 10:34] = mask[22, 10:34] = mask[8:23, 10] = mask[8:23, 33] = 1
     mask[:8] = mask[23:] = mask[:, :10] = mask[:, 34:] = 0
 
-    data = BoxImages(written(tmp_path, encoded(text_of(mask))), masks=True)
+    data = BoxImages(write_sample(tmp_path, encoded(text_of(mask))), masks=True)
 
     assert np.array_equal(data[0][1]["masks"][0].numpy(), mask)
 

@@ -23,7 +23,7 @@ from PIL import Image
 from pycocotools import mask as coco_masks
 from safetensors.torch import load_file, save_file
 from tests.hub_server import WRITER, Hub
-from tests.kit import same
+from tests.kit import needs_export, same
 from tests.unit.detection import rf_detr_files as files
 from tests.unit.detection.rf_detr_files import BOXES, MASKS
 from transformers import RfDetrImageProcessor
@@ -868,9 +868,17 @@ def test_a_name_and_its_options_have_to_fit(folders: dict[str, Path]) -> None:
     ("words", "reason"),
     [
         (f"predict photo.png --heads {BOXES} --out b.csv --random-backbone", "its own ViT"),
-        (f"export {BOXES} --format onnx --out m.onnx --with-backbone", "leave out --with-backbone"),
+        pytest.param(
+            f"export {BOXES} --format onnx --out m.onnx --with-backbone",
+            "leave out --with-backbone",
+            marks=needs_export,
+        ),
         (f"export {BOXES} --format pt2 --out m.pt2", "a detector is exported as onnx"),
-        (f"export {BOXES} --format onnx --out m.onnx --random-backbone", "its own ViT"),
+        pytest.param(
+            f"export {BOXES} --format onnx --out m.onnx --random-backbone",
+            "its own ViT",
+            marks=needs_export,
+        ),
         (f"serve {BOXES} --batch 4", "a detector takes 1"),
         (f"evaluate . --heads {BOXES} --truth coco.json --precision bfloat16", "--precision"),
     ],

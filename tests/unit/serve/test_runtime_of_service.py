@@ -177,7 +177,7 @@ def test_the_precision_is_for_heads(tmp_path: Path) -> None:
     [
         ("torch", "torch", 1, 2),
         ("torch", "torch", 4, 8),  # requests are gathered
-        ("openvino", "openvino", 1, 8),
+        pytest.param("openvino", "openvino", 1, 8, marks=needs_openvino),
         ("auto", "auto", 1, 8),
         ("auto", "torch", 1, 2),  # no program was faster
         ("auto", "torch", 4, 8),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import torch
@@ -9,76 +11,166 @@ import torch
 from dinoneck import Tokens
 from dinoneck.viz import PCABasis, pca_rgb
 
-
-def directions(channels: int, count: int, seed: int = 0) -> np.ndarray:
-    """(count, channels): orthonormal, the largest entry of each positive."""
-    table = np.linalg.qr(np.random.default_rng(seed).normal(size=(channels, count)))[0].T
-    return table * np.sign(table[np.arange(count), np.abs(table).argmax(axis=1)])[:, None]
+BLACK, GREY = 0.0, 0.5
 
 
-def planted(
-    rows: int = 6, cols: int = 9, batch: int = 2, channels: int = 32
-) -> tuple[Tokens, np.ndarray, np.ndarray]:
-    """Tokens whose first direction tells the row and whose second tells the column and the image."""
-    first, second = directions(channels, 2)
-    down = np.broadcast_to(np.arange(rows)[None, :, None], (batch, rows, cols)).astype(float)
-    along = (
-        np.broadcast_to(np.arange(cols)[None, None], (batch, rows, cols))
-        + 0.5 * np.arange(batch)[:, None, None]
-    )
-    values = 10.0 * down[..., None] * first + along[..., None] * second + 3.0
+def orthonormal_directions(channels: int, count: int) -> np.ndarray:
+    """Directions of shape (count, channels) whose largest entry is positive, as that of PCA."""
+    square = np.random.default_rng(0).normal(size=(channels, count))
+    directions = np.linalg.qr(square)[0].T
+    largest = np.abs(directions).argmax(axis=1)
+    signs = np.sign(directions[np.arange(count), largest])
+    return directions * signs[:, None]
+
+
+@dataclass
+class PlantedTokens:
+    """Tokens of two directions, and how far each patch lies along them, (batch, rows, cols)."""
+
+    tokens: Tokens
+    along_first: np.ndarray
+    along_second: np.ndarray
+
+
+def planted_tokens(channels: int = 32, batch: int = 2) -> PlantedTokens:
+    """The first direction tells the row, the second one the column and the image."""
+    rows, cols = 6, 9
+    image, row, col = np.indices((batch, rows, cols)).astype(float)
+    first, second = orthonormal_directions(channels, 2)
+    along_first = row
+    along_second = col + 0.5 * image
+    values = 10.0 * along_first[..., None] * first + along_second[..., None] * second + 3.0
     patches = torch.from_numpy(values.reshape(batch, rows * cols, channels))
-    return Tokens.from_patches(patches, grid=(rows, cols), patch_size=16), down, along
+    tokens = Tokens.from_patches(patches, grid=(rows, cols), patch_size=16)
+    return PlantedTokens(tokens, along_first, along_second)
 
 
 def stretched(values: np.ndarray) -> np.ndarray:
+    """The values from their first to their 99th percentile as 0 to 1."""
     low, high = np.percentile(values, (1, 99))
     return np.clip((values - low) / (high - low), 0, 1)
 
 
-@pytest.mark.parametrize("channels", [32, 300])  # fewer and more than there are patches
+# Red, green and blue
+# ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "channels",
+    [
+        pytest.param(32, id="fewer channels than patches"),
+        pytest.param(300, id="more channels than patches"),
+    ],
+)
 def test_two_planted_directions_come_out_as_red_and_green(channels: int) -> None:
-    tokens, down, along = planted(channels=channels)
-    colours = pca_rgb(tokens)
-    np.testing.assert_allclose(colours[..., 0], stretched(down), atol=1e-9)
-    np.testing.assert_allclose(colours[..., 1], stretched(along), atol=1e-9)
-    np.testing.assert_array_equal(colours[..., 2], 0.5)  # nothing is left for the third
+    planted = planted_tokens(channels)
+
+    colours = pca_rgb(planted.tokens)
+
+    np.testing.assert_allclose(colours[..., 0], stretched(planted.along_first), atol=1e-9)
+    np.testing.assert_allclose(colours[..., 1], stretched(planted.along_second), atol=1e-9)
 
 
-def test_with_a_shared_basis_one_image_looks_as_in_its_batch() -> None:
-    tokens, _, _ = planted(batch=3)
+def test_a_direction_along_which_nothing_varies_is_grey() -> None:
+    planted = planted_tokens()
+
+    blue = pca_rgb(planted.tokens)[..., 2]
+
+    np.testing.assert_array_equal(blue, GREY)
+
+
+def test_one_patch_is_grey() -> None:
+    colours = pca_rgb(torch.ones(1, 8, 1, 1))
+
+    np.testing.assert_array_equal(colours, GREY)
+
+
+def test_a_patch_that_is_too_rare_for_the_percentiles_is_seen() -> None:
+    maps = torch.zeros(1, 8, 30, 30)
+    maps[0, 2, 5, 7] = 1.0
+
+    red = pca_rgb(maps)[..., 0]
+
+    assert red[0, 5, 7] == 1.0
+    assert red.sum() == 1.0
+
+
+# A shared basis
+# ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("image", range(3))
+def test_with_a_shared_basis_one_image_looks_as_in_its_batch(image: int) -> None:
+    tokens = planted_tokens(batch=3).tokens
+    in_batch = pca_rgb(tokens)[image]
+
+    alone = pca_rgb(tokens[image], basis=PCABasis.fit(tokens))[0]
+
+    np.testing.assert_allclose(alone, in_batch, atol=1e-12)
+
+
+def test_without_a_basis_one_image_has_its_own_range() -> None:
+    tokens = planted_tokens(batch=3).tokens
+    in_batch = pca_rgb(tokens)[2]
+
+    alone = pca_rgb(tokens[2])[0]
+
+    assert not np.allclose(alone, in_batch, atol=1e-3)
+
+
+def test_rows_of_vectors_have_the_colours_of_their_patches() -> None:
+    tokens = planted_tokens().tokens
     basis = PCABasis.fit(tokens)
-    together = pca_rgb(tokens)
-    for place in range(3):
-        np.testing.assert_allclose(
-            pca_rgb(tokens[place], basis=basis)[0], together[place], atol=1e-12
-        )
-    # its own range is another
-    assert not np.allclose(pca_rgb(tokens[2])[0], together[2], atol=1e-3)
-    rows = tokens.patches[0].reshape(-1, 32)
-    np.testing.assert_array_equal(pca_rgb(rows, basis=basis).reshape(together.shape), together)
+    vectors = tokens.patches[0].reshape(-1, 32)
+
+    colours = pca_rgb(vectors, basis=basis)
+
+    expected = pca_rgb(tokens)
+    np.testing.assert_array_equal(colours.reshape(expected.shape), expected)
 
 
-@pytest.mark.parametrize("sign", [1.0, -1.0])
-def test_the_foreground_is_what_the_edges_are_not(sign: float) -> None:
-    subject, inside = directions(16, 2)
-    front = np.zeros((1, 8, 10))
-    front[0, 2:6, 3:8] = 1.0
+# The foreground
+# ------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Subject:
+    """Maps of a subject before an empty background, the subject's patches and its texture."""
+
+    maps: torch.Tensor
+    mask: np.ndarray
+    texture: np.ndarray
+
+
+@pytest.fixture(params=[1.0, -1.0], ids=["positive", "negative"])
+def subject(request: pytest.FixtureRequest) -> Subject:
+    """A subject away from the edges, on either side of the background along its direction."""
+    of_subject, of_texture = orthonormal_directions(16, 2)
+    mask = np.zeros((1, 8, 10), bool)
+    mask[0, 2:6, 3:8] = True
     texture = np.random.default_rng(0).normal(size=(1, 8, 10))
-    values = sign * 50.0 * front[..., None] * subject + texture[..., None] * inside
+    height = 50.0 * request.param * mask
+    values = height[..., None] * of_subject + texture[..., None] * of_texture
     maps = torch.from_numpy(np.moveaxis(values, -1, 1))
-    colours = pca_rgb(maps, foreground=0.5)
-    assert (colours[front == 0] == 0.0).all()
-    along = texture[front == 1]
-    np.testing.assert_allclose(colours[front == 1][:, 0], stretched(along), atol=1e-6)
-    basis = PCABasis.fit(maps, foreground=0.5)
-    np.testing.assert_array_equal(pca_rgb(maps, basis=basis), colours)
+    return Subject(maps, mask, texture)
 
 
-def test_one_patch_is_grey_and_rare_patches_are_seen() -> None:
-    assert (pca_rgb(torch.ones(1, 8, 1, 1)) == 0.5).all()
-    rare = torch.zeros(1, 8, 30, 30)
-    rare[0, 2, 5, 7] = 1.0  # beyond the percentiles
-    colours = pca_rgb(rare)[..., 0]
-    assert colours[0, 5, 7] == 1.0
-    assert colours.sum() == 1.0
+def test_what_resembles_the_edges_of_the_image_is_black(subject: Subject) -> None:
+    colours = pca_rgb(subject.maps, foreground=0.5)
+
+    np.testing.assert_array_equal(colours[~subject.mask], BLACK)
+
+
+def test_the_foreground_is_coloured_by_its_own_directions(subject: Subject) -> None:
+    colours = pca_rgb(subject.maps, foreground=0.5)
+
+    red = colours[subject.mask][:, 0]
+    np.testing.assert_allclose(red, stretched(subject.texture[subject.mask]), atol=1e-6)
+
+
+def test_a_basis_of_a_foreground_leaves_the_background_black_too(subject: Subject) -> None:
+    basis = PCABasis.fit(subject.maps, foreground=0.5)
+
+    colours = pca_rgb(subject.maps, basis=basis)
+
+    np.testing.assert_array_equal(colours, pca_rgb(subject.maps, foreground=0.5))
