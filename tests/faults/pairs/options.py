@@ -144,14 +144,16 @@ def raise_refusal(ran: kit.Ran) -> None:
 def in_box(printed: str) -> str:
     """Return the words of the box that says which usage is wrong, on one line.
 
+    The box has a frame where the terminal has its characters, and else a title and dashes.
+
     Raises:
         AssertionError: there is no such box.
     """
-    title, *lines = printed.strip().splitlines() or [""]
-    if not re.match(r"╭─ .*\b(error|option|argument)", title, re.IGNORECASE):
+    lines = [line.strip("│╭╮╰╯─ ") for line in printed.splitlines()]
+    title, *words = [line for line in lines if line.strip("-")] or [""]
+    if not re.search(r"\b(error|options?|arguments?)$", title, re.IGNORECASE):
         raise AssertionError(f"exit code {WRONG_USAGE} without an error: {printed[-200:]}")
-    words = [line.strip("│╰╯─ ") for line in lines]
-    return " ".join(filter(None, words))
+    return " ".join(words)
 
 
 def verdict(name: str, check: Callable[[], object]) -> str:
