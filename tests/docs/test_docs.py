@@ -13,6 +13,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tempfile
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -183,7 +184,8 @@ def test_links_lead_somewhere(page: Path) -> None:
         if "__main__" not in m.name
     ],
 )
-def test_docstring_examples(name: str) -> None:
+def test_docstring_examples(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # where examples write
     if name == "dinoneck.export.exporting":
         pytest.importorskip("onnxscript", reason="needs dinoneck[export]")
 
