@@ -19,6 +19,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import nox
+from packaging.requirements import Requirement
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -31,8 +32,9 @@ nox.options.error_on_missing_interpreters = False
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 RESOLUTIONS = {"oldest": "lowest-direct", "newest": "highest"}
 STORED = "tests/docs/test_measured_pages.py::test_the_matrix_is_of_the_supported_pythons_and_without_a_failure"
-# those that the quick tests use, without export and fast
-EXTRAS_WITH_OLDEST_TORCH = ("detection", "geo", "hf", "lora", "ray", "serve", "train", "viz")
+# what the lowest torch cannot have: these extras and, in the list of the extra test, these packages
+EXTRAS_OF_LATER_TORCH = {"export", "fast"}
+PACKAGES_OF_LATER_TORCH = {"torch", "openvino"}
 RUNTIME_TESTS = ("tests/unit/backbones", "tests/unit/cli")
 SHOWN = ("torch", "torchvision", "timm", "transformers", "numpy", "huggingface_hub", "onnxruntime")
 
@@ -55,10 +57,12 @@ def oldest_torch(session: nox.Session) -> None:
     project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     lines = list(project["dependencies"])
-    for extra in EXTRAS_WITH_OLDEST_TORCH:
-        lines += extras[extra]
     for line in extras["test"]:
-        if not line.startswith(("torch>", "openvino", "dinoneck[")):
+        requirement = Requirement(line)
+        if requirement.name == "dinoneck":
+            for extra in sorted(requirement.extras - EXTRAS_OF_LATER_TORCH):
+                lines += extras[extra]
+        elif requirement.name not in PACKAGES_OF_LATER_TORCH:
             lines.append(line)
     direct = Path(session.create_tmp()) / "oldest_torch.in"
     direct.write_text("\n".join(lines) + "\n")

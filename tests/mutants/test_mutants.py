@@ -40,4 +40,7 @@ def test_every_mutant_is_noticed(subject: str) -> None:
     # what pytest sets for this process is not meant for those that it starts
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
     command = [sys.executable, "-m", "tests.mutants", subject]
-    printed_by(command, LIMIT_S, environment)  # fails with the report, which ends in what survives
+    report = printed_by(command, LIMIT_S, environment)  # a fault that survives fails here
+
+    count = len(SUBJECTS[subject])
+    assert f"{count} of {count} faults are noticed" in report

@@ -35,13 +35,17 @@ def model(
     name: str = "m.onnx",
     backbone: Backbone | None = None,
     *,
-    any_batch_size: bool = False,
+    is_exported_first: bool = False,
     **options: Any,
 ) -> Any:
-    """Export with the first block of the tiny backbone."""
+    """Return an export with the first block of the tiny backbone.
+
+    Where the error is found in a finished export, ``is_exported_first`` says so: an export for any
+    batch size needs torch 2.8.
+    """
 
     def call(folder: Path) -> Any:
-        if any_batch_size:  # the model is exported before it is refused
+        if is_exported_first:
             pytest.importorskip("torch", minversion="2.8", reason="exports for any batch size")
         own = backbone or load_backbone("dinoneck_tiny", layers=[0])
         return export_model(head or kit.head(), folder / name, backbone=own, **options)
@@ -157,7 +161,7 @@ ROWS: list[Row] = [
     (model(format="onxx"), ConfigError, ("'onxx'", "'onnx'")),
     (model(backbone=load_backbone("dinoneck_tiny", dtype=torch.bfloat16)), ConfigError, "bfloat16"),
     (
-        model(name="no/m.pt2", format="pt2", check=False, size=(32, 32), any_batch_size=True),
+        model(name="no/m.pt2", format="pt2", check=False, size=(32, 32), is_exported_first=True),
         CheckpointError,
         "m.pt2",
     ),
@@ -166,7 +170,7 @@ ROWS: list[Row] = [
     (onto_its_own_file, ConfigError, "h.safetensors belongs"),
     (onto_a_file_of_its_folder, ConfigError, "h.safetensors belongs"),
     (
-        model(heavy(), half=True, size=(32, 32), any_batch_size=True),
+        model(heavy(), half=True, size=(32, 32), is_exported_first=True),
         CheckpointError,
         "1e+06",
     ),

@@ -210,13 +210,12 @@ SEEN = torch.ones(4, dtype=torch.bool)
 
 def features_without_first(coords: bool = False, seen: bool = False) -> SparseFeatures:
     """Features of which one tensor lacks the first of the 64 voxels."""
-    all_coords, batch, values, all_seen = ROWS_OF
-    return SparseFeatures(
-        all_coords[1:] if coords else all_coords,
-        batch,
-        values,
-        all_seen[1:] if seen else all_seen,
-    )
+    voxel_coords, batch, values, was_seen = ROWS_OF
+    if coords:
+        voxel_coords = voxel_coords[1:]
+    if seen:
+        was_seen = was_seen[1:]
+    return SparseFeatures(voxel_coords, batch, values, was_seen)
 
 
 def run_attached(

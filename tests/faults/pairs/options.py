@@ -21,6 +21,7 @@ from dinoneck import DinoneckError
 
 FEWEST = 3  # cases of a sample
 WRONG_USAGE = 2  # the exit code
+FRAME = "│╭╮╰╯─"  # characters of the box around a usage error
 Settings = dict[str, Any]
 Groups = Mapping[str, Mapping[str, Any]]
 """Group -> key -> value, of a training file."""
@@ -149,11 +150,15 @@ def in_box(printed: str) -> str:
     Raises:
         AssertionError: there is no such box.
     """
-    lines = [line.strip("│╭╮╰╯─ ") for line in printed.splitlines()]
-    title, *words = [line for line in lines if line.strip("-")] or [""]
-    if not re.search(r"\b(error|options?|arguments?)$", title, re.IGNORECASE):
+    lines = []
+    for printed_line in printed.splitlines():
+        line = printed_line.strip(FRAME + " ")
+        is_rule = set(line) == {"-"}
+        if line and not is_rule:
+            lines.append(line)
+    if not lines or not re.search(r"\b(error|options?|arguments?)$", lines[0], re.IGNORECASE):
         raise AssertionError(f"exit code {WRONG_USAGE} without an error: {printed[-200:]}")
-    return " ".join(words)
+    return " ".join(lines[1:])
 
 
 def verdict(name: str, check: Callable[[], object]) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.unit.data.coco_run_lengths import run_lengths_of
 
 from dinoneck.data.segmentations import RunLengths, crop_mask, decode
 
@@ -16,11 +17,7 @@ RECTANGLE = [5.0, 6.0, 12.0, 6.0, 12.0, 20.0, 5.0, 20.0]
 
 
 def run_lengths(mask: np.ndarray[Any, Any]) -> RunLengths:
-    """The run lengths of a mask, column by column, which begin with the background."""
-    pixels = mask.T.ravel()
-    changes = np.flatnonzero(np.diff(pixels, prepend=0))
-    borders = np.concatenate([[0], changes, [mask.size]])
-    return RunLengths(size=mask.shape, counts=np.diff(borders).tolist())
+    return RunLengths(size=mask.shape, counts=run_lengths_of(mask))
 
 
 def mask_of(*rectangles: tuple[int, int, int, int]) -> np.ndarray[Any, Any]:
@@ -47,8 +44,10 @@ def mask_of(*rectangles: tuple[int, int, int, int]) -> np.ndarray[Any, Any]:
 def test_a_crop_holds_the_pixels_of_the_mask(shape: Any) -> None:
     mask = decode(shape, *SIZE)
     rows, cols = mask.nonzero()
-    top, bottom = rows.min(), rows.max() + 1
-    left, right = cols.min(), cols.max() + 1
+    top = rows.min()
+    bottom = rows.max() + 1
+    left = cols.min()
+    right = cols.max() + 1
 
     crop = crop_mask(shape, *SIZE)
 

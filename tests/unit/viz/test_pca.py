@@ -11,16 +11,18 @@ import torch
 from dinoneck import Tokens
 from dinoneck.viz import PCABasis, pca_rgb
 
-BLACK, GREY = 0.0, 0.5
+BLACK = 0.0
+GREY = 0.5
 
 
 def orthonormal_directions(channels: int, count: int) -> np.ndarray:
     """Directions of shape (count, channels) whose largest entry is positive, as that of PCA."""
-    square = np.random.default_rng(0).normal(size=(channels, count))
-    directions = np.linalg.qr(square)[0].T
-    largest = np.abs(directions).argmax(axis=1)
-    signs = np.sign(directions[np.arange(count), largest])
-    return directions * signs[:, None]
+    random_columns = np.random.default_rng(0).normal(size=(channels, count))
+    orthonormal_columns, _ = np.linalg.qr(random_columns)
+    directions = orthonormal_columns.T
+    channel_of_largest = np.abs(directions).argmax(axis=1)
+    largest_entries = directions[np.arange(count), channel_of_largest]
+    return directions * np.sign(largest_entries)[:, None]
 
 
 @dataclass
@@ -39,7 +41,9 @@ def planted_tokens(channels: int = 32, batch: int = 2) -> PlantedTokens:
     first, second = orthonormal_directions(channels, 2)
     along_first = row
     along_second = col + 0.5 * image
-    values = 10.0 * along_first[..., None] * first + along_second[..., None] * second + 3.0
+    values_of_first = 10.0 * along_first[..., None] * first
+    values_of_second = along_second[..., None] * second
+    values = values_of_first + values_of_second + 3.0
     patches = torch.from_numpy(values.reshape(batch, rows * cols, channels))
     tokens = Tokens.from_patches(patches, grid=(rows, cols), patch_size=16)
     return PlantedTokens(tokens, along_first, along_second)
@@ -67,8 +71,10 @@ def test_two_planted_directions_come_out_as_red_and_green(channels: int) -> None
 
     colours = pca_rgb(planted.tokens)
 
-    np.testing.assert_allclose(colours[..., 0], stretched(planted.along_first), atol=1e-9)
-    np.testing.assert_allclose(colours[..., 1], stretched(planted.along_second), atol=1e-9)
+    red = colours[..., 0]
+    green = colours[..., 1]
+    np.testing.assert_allclose(red, stretched(planted.along_first), atol=1e-9)
+    np.testing.assert_allclose(green, stretched(planted.along_second), atol=1e-9)
 
 
 def test_a_direction_along_which_nothing_varies_is_grey() -> None:
@@ -145,12 +151,14 @@ class Subject:
 @pytest.fixture(params=[1.0, -1.0], ids=["positive", "negative"])
 def subject(request: pytest.FixtureRequest) -> Subject:
     """A subject away from the edges, on either side of the background along its direction."""
-    of_subject, of_texture = orthonormal_directions(16, 2)
+    subject_direction, texture_direction = orthonormal_directions(16, 2)
     mask = np.zeros((1, 8, 10), bool)
     mask[0, 2:6, 3:8] = True
     texture = np.random.default_rng(0).normal(size=(1, 8, 10))
-    height = 50.0 * request.param * mask
-    values = height[..., None] * of_subject + texture[..., None] * of_texture
+    distance_from_background = 50.0 * request.param * mask
+    values_of_subject = distance_from_background[..., None] * subject_direction
+    values_of_texture = texture[..., None] * texture_direction
+    values = values_of_subject + values_of_texture
     maps = torch.from_numpy(np.moveaxis(values, -1, 1))
     return Subject(maps, mask, texture)
 
