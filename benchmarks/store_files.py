@@ -24,8 +24,8 @@ from torch.utils.data import Dataset
 
 from dinoneck import Backbone, FeatureStore, load_backbone
 from dinoneck.data import Pasture, Views
-from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.grid import GridSize
+from dinoneck.images.preprocessing import Preprocessing
 from dinoneck.store import shards
 from dinoneck.store.description import Description, make_folder, write_scale
 from dinoneck.store.encoding import channel_rms, encode

@@ -34,7 +34,7 @@ os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="dinoneck-cache-")
 import torch
 
 from dinoneck import Backbone, load_backbone, registry
-from dinoneck.data import orientation
+from dinoneck.images import orientation
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("DINONECK_DATA", ROOT.parent / "shared" / "data"))

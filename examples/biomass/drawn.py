@@ -12,7 +12,7 @@ from PIL import Image
 from dinoneck.atomic import write_text, write_whole
 from dinoneck.data import Pasture
 from dinoneck.data.cells import csv_text
-from dinoneck.data.pasture import PastureSample
+from dinoneck.demo.pasture import PastureSample
 
 TEST_COLUMNS = ("sample_id", "image_path", "target_name")
 SAMPLING_COLUMNS = ("Sampling_Date", "State", "Species", "Pre_GSHH_NDVI", "Height_Ave_cm")

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from dinoneck.data.pasture import WEIGHTS
+from dinoneck.demo.pasture import WEIGHTS
 from dinoneck.errors import ConfigError, DinoneckError
 from dinoneck.training import TrainConfig
 from dinoneck.yaml_file import read_yaml
@@ -22,7 +22,7 @@ RENAMED: Mapping[str, str] = {
     "backbone.model_name": "backbone.name",
     "dataset.img_size": "data.size",
     "dataset.feature_dir": "data.store",
-    "dataset.num_aug_patterns": "data.views",
+    "dataset.num_aug_patterns": "images.views",
     "head.shared_hidden": "head.hidden_dim",
     "head.dropout": "head.dropout",
     "model.head.fpn_dim": "head.fpn_dim",

@@ -10,8 +10,8 @@ import pandas as pd
 from dinoneck.atomic import write_text
 from dinoneck.data import Pasture, read_table
 from dinoneck.data.cells import csv_text
-from dinoneck.data.pasture import WEIGHTS
 from dinoneck.data.tables import read_cells
+from dinoneck.demo.pasture import WEIGHTS
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.training import group_folds
 from examples.biomass.drawn import TEST_COLUMNS, write_csiro

@@ -26,9 +26,9 @@ from dinoneck.backbones.known import DINOV3_SMALL, TINY
 from dinoneck.checkpoint.rebuild import rebuild
 from dinoneck.cli import main as cli
 from dinoneck.cli.text import show_scores, table
-from dinoneck.data.pasture import WEIGHTS
 from dinoneck.data.run_names import HEAD_FILE
 from dinoneck.data.tables import read_cells
+from dinoneck.demo.pasture import WEIGHTS
 from dinoneck.errors import ConfigError, DataError, DinoneckError
 from dinoneck.inference.results import table_row
 from dinoneck.inference.views import VIEWS

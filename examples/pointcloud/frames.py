@@ -18,8 +18,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dinoneck.data.pixels import read_picture
 from dinoneck.errors import DataError
+from dinoneck.images.pixels import read_picture
 from dinoneck.points import Cameras
 from examples.pointcloud.frame_list import JSON, read_frame_list
 

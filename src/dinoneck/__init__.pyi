@@ -4,10 +4,12 @@ from dinoneck import backbones as backbones
 from dinoneck import checkpoint as checkpoint
 from dinoneck import cli as cli
 from dinoneck import data as data
+from dinoneck import demo as demo
 from dinoneck import detection as detection
 from dinoneck import evaluation as evaluation
 from dinoneck import export as export
 from dinoneck import heads as heads
+from dinoneck import images as images
 from dinoneck import inference as inference
 from dinoneck import interop as interop
 from dinoneck import layers as layers

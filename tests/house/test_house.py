@@ -23,7 +23,7 @@ from tests.house.source import FILES, ROOT, lazy_packages, name_of
 # names of single data sets, competitions and notebooks
 DATA_SETS = re.compile(r"csiro|\bgdm|dry_\w+_g\b|clover|lb066|design source", re.IGNORECASE)
 # the generated pasture, which demonstrations without a download use, has the columns of one table
-PASTURE = {"data/pasture.py", "evaluation/dispatch.py"}
+PASTURE = {"demo/pasture.py", "evaluation/dispatch.py"}
 
 
 def test_no_data_set_is_named_outside_the_generated_pasture() -> None:

@@ -50,13 +50,13 @@ PIPELINES = [
     ),
     Mutant(
         sentence="Views that flip left and right flip top and bottom.",
-        where="data.views:View.flipped",
+        where="images.views:View.flipped",
         edit=replace("_axes.append(-1)", by="_axes.append(-2)"),
         tests=["unit/training/test_fit.py::test_labels_of_a_cell_follow_the_image"],
     ),
     Mutant(
         sentence="Every image draws the same changes of colour.",
-        where="data.views:draws",
+        where="images.views:draws",
         edit=replace(r'f"{i}\0{image_id}"', by=r'f"{i}\0"'),
         tests=["unit/data/test_preparation.py::test_draws_depend_on_the_name_of_the_image"],
     ),
@@ -123,13 +123,13 @@ PIPELINES = [
     ),
     Mutant(
         sentence="The maps of turned views are turned further instead of back.",
-        where="data.views:Views.undo",
+        where="images.views:Views.undo",
         edit=replace("-self.views[i].turns", by="self.views[i].turns"),
         tests=["unit/inference/test_inference.py::test_maps_of_all_views_come_back_to_the_image"],
     ),
     Mutant(
         sentence="The maps of mirrored views stay mirrored.",
-        where="data.views:Views.undo",
+        where="images.views:Views.undo",
         edit=replace("_turned.flip(self.views[i].flipped)", by="_turned"),
         tests=[_REFERENCE],
     ),
@@ -141,7 +141,7 @@ PIPELINES = [
     ),
     Mutant(
         sentence="Patches that show a part of an image, and padding beside it, count as padding.",
-        where="data.recipe:Placement.shown_cells",
+        where="images.recipe:Placement.shown_cells",
         edit=replace("-(-_end * _cells // _canvas)", by="_end * _cells // _canvas"),
         tests=[_REFERENCE],
     ),
@@ -217,7 +217,7 @@ PIPELINES = [
     ),
     Mutant(
         sentence="The EXIF orientation of a file that Pillow decodes is ignored.",
-        where="data.orientation:upright",
+        where="images.orientation:upright",
         edit=always("_transpose is None"),
         tests=["unit/data/test_decoding.py::test_eight_orientations_of_one_scene_are_one_image"],
     ),
@@ -262,7 +262,7 @@ PIPELINES = [
     ),
     Mutant(
         sentence="Infrared with a black border is left out as alpha.",
-        where="data.image_tiffs:check_alpha",
+        where="images.image_tiffs:check_alpha",
         edit=replace("_reaches_ends and not _texture", by="_reaches_ends"),
         tests=[
             "unit/data/test_tiff.py"
@@ -285,7 +285,7 @@ PIPELINES = [
     ),
     Mutant(
         sentence="Cropping to a size keeps the upper left corner of an image, not its centre.",
-        where="data.recipe:ImageRecipe.placement",
+        where="images.recipe:ImageRecipe.placement",
         edit=replace("int((_canvas[0] - _resized[0]) / 2)", by="0"),
         tests=["unit/data/test_preparation.py::test_a_tall_image_is_cropped_to_its_middle"],
     ),

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from dinoneck import GridSize, TokenGrid
 from dinoneck.data import Preprocessing, Views, to_image_pixels, to_prepared_pixels
-from dinoneck.data.views import View
+from dinoneck.images.views import View
 
 sizes = st.integers(1, 200)
 patches = st.sampled_from([14, 16, (8, 16), 1])

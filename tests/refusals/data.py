@@ -37,7 +37,7 @@ from dinoneck.data import (
     to_original,
     to_prepared_pixels,
 )
-from dinoneck.data.decoding import read_pixels
+from dinoneck.images.decoding import read_pixels
 from tests import kit
 from tests.refusals import Row
 from tests.unit.backbones.test_channels import backbone_of

@@ -25,8 +25,8 @@ from dinoneck import (
     load_backbone,
 )
 from dinoneck.data import BoxImages
-from dinoneck.data.decoding import read_pixels
 from dinoneck.detection import DetectionHead, Detector, evaluate_boxes
+from dinoneck.images.decoding import read_pixels
 from dinoneck.training import LiveTokens
 
 LARGEST = 4095  # of 12 bits

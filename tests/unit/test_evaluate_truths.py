@@ -22,7 +22,7 @@ from dinoneck import (
     evaluate,
 )
 from dinoneck.data import read_table
-from dinoneck.data.vector_tiffs import encode_vectors
+from dinoneck.images.vector_tiffs import encode_vectors
 from dinoneck.tasks import Interval
 
 NAMES = ["a.png", "b.png", "c.png", "d.png"]

@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from dinoneck.data.recipe import IMAGENET_MEAN, IMAGENET_STD
 from dinoneck.errors import BackboneError
+from dinoneck.images.recipe import IMAGENET_MEAN, IMAGENET_STD
 
 # modules that do not contribute to features, of timm and of the official objects: classifiers,
 # poolers, other norms

@@ -25,11 +25,11 @@ from dinoneck.backbones.known import (
 from dinoneck.backbones.program_costs import expected_gain
 from dinoneck.backbones.runtime import Programs, check_runtime
 from dinoneck.backbones.token_batch import TokenBatch
-from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import is_capturing
 from dinoneck.dtypes import dtype_name
 from dinoneck.errors import BackboneError, ConfigError, DataError, ShapeError
 from dinoneck.grid import PatchSize, TokenGrid
+from dinoneck.images.preprocessing import Preprocessing
 from dinoneck.kinds import Runtime
 from dinoneck.text import counted
 from dinoneck.tokens import Tokens

@@ -24,10 +24,10 @@ from dinoneck.checkpoint.format import HeadFile, spelling
 from dinoneck.checkpoint.lora_weights import check_lora
 from dinoneck.checkpoint.schema import BACKBONE_PREFIX, DTYPE_BYTES, LORA_PREFIX, TensorEntry
 from dinoneck.codec import current_config, encode
-from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import bytes_of
 from dinoneck.dtypes import BY_FILE_NAME, dtype_name
 from dinoneck.errors import CheckpointError, ConfigError, RegistryError
+from dinoneck.images.preprocessing import Preprocessing
 from dinoneck.text import some_of
 from dinoneck.torch_wrappers import COMPILED, KEEP_MODEL, PARALLEL, PARAMETRISED
 

@@ -31,11 +31,11 @@ from dinoneck.checkpoint.rebuild import rebuild
 from dinoneck.checkpoint.training_images import TrainingImages
 from dinoneck.checks import with_named_keywords
 from dinoneck.codec import TAG, encode, normal
-from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import check_device
 from dinoneck.dtypes import dtype_name, float_dtype
 from dinoneck.errors import BackboneError, CheckpointError
 from dinoneck.grid import PatchSize, patch_pair
+from dinoneck.images.preprocessing import Preprocessing
 from dinoneck.kinds import THRESHOLD_KINDS
 from dinoneck.layers.inputs import Origin
 from dinoneck.tasks import Interval, Task, describe_tasks

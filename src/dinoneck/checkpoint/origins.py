@@ -26,9 +26,9 @@ from torch import nn
 from dinoneck.backbones import weight_hashes
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint.compare import are_channels_alike
-from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import CheckpointError
 from dinoneck.grid import patch_pair
+from dinoneck.images.preprocessing import Preprocessing
 from dinoneck.layers.inputs import Origin
 
 logger = logging.getLogger(__name__)

@@ -13,9 +13,9 @@ from dinoneck.backbones.backbone import Backbone
 from dinoneck.backbones.load import load_backbone
 from dinoneck.checkpoint.compare import normalisation_differs
 from dinoneck.checkpoint.schema import NAMED, STATED, describe_weights, need
-from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.dtypes import WEIGHT_DTYPES
 from dinoneck.errors import CheckpointError, ConfigError
+from dinoneck.images.preprocessing import Preprocessing
 
 logger = logging.getLogger(__name__)
 

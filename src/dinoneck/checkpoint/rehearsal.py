@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from dinoneck.checkpoint.origins import is_head
-from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import CheckpointError, DinoneckError
 from dinoneck.grid import GridSize, patch_pair
+from dinoneck.images.preprocessing import Preprocessing
 from dinoneck.tokens import Tokens
 
 logger = logging.getLogger(__name__)

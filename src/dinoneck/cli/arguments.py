@@ -273,7 +273,7 @@ def whole(low: int, high: int = 1_000_000) -> PrimitiveConstructorSpec[Any]:
 
 Count = Annotated[int, whole(1)]
 CountOrNone = Annotated[int | None, whole(1)]
-# FEWEST_BITS and FILE_BITS of dinoneck.data.bit_depth, which imports torch
+# FEWEST_BITS and FILE_BITS of dinoneck.images.bit_depth, which imports torch
 Bits = Annotated[int | None, whole(8, 16)]
 Images = Annotated[tuple[Path, ...], Positional, arg(metavar="IMAGES ...")]
 Paths = Annotated[tuple[Path, ...], Positional, arg(metavar="PATHS ...")]

@@ -48,7 +48,7 @@ def demo(
     (out / _MARK).write_text(
         "Written by dinoneck demo, which replaces these files when it runs again.\n"
     )
-    from dinoneck.data.grove import Grove
+    from dinoneck.demo.grove import Grove
 
     print(
         f"{images} groves are drawn from above. The number of trees does not follow from the share "

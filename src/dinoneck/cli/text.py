@@ -18,7 +18,7 @@ from dinoneck.text import printable
 if TYPE_CHECKING:
     from PIL import Image
 
-    from dinoneck.data.preprocessing import Preprocessing
+    from dinoneck.images.preprocessing import Preprocessing
 
 _JPEG_QUALITY = 90
 

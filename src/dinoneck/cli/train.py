@@ -45,7 +45,7 @@ from dinoneck.training.trainings import Training
 from dinoneck.yaml_file import read_yaml
 
 if TYPE_CHECKING:
-    from dinoneck.data.preprocessing import Preprocessing
+    from dinoneck.images.preprocessing import Preprocessing
     from dinoneck.training.run import ImageTrainer
 
 # patches of an image: attention grows with their square, and above it takes most of a pass
@@ -532,7 +532,7 @@ def _shown(out: Path, report: dict[str, Any]) -> dict[str, Any]:
 
 def _describe(trainer: ImageTrainer) -> None:
     """Print what a run trains on, what the head will read, and what a user should know before the work."""
-    from dinoneck.data.decoding import read_image_size
+    from dinoneck.images.decoding import read_image_size
     from dinoneck.training.table import target_columns
 
     config = trainer.config

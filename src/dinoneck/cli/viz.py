@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
     from dinoneck.data.boxes import BoxImages
     from dinoneck.data.layout import Subfolders
-    from dinoneck.data.preprocessing import Preprocessing
     from dinoneck.heads.instances import LeastScore
+    from dinoneck.images.preprocessing import Preprocessing
     from dinoneck.inference.predictor import Predictor
     from dinoneck.task_facts import TaskFacts
     from dinoneck.tokens import Tokens
@@ -512,7 +512,7 @@ def _images_with_boxes(box_images: BoxImages, classes: Sequence[str]) -> _Report
 
 def _images_without_boxes(files: list[Path], bits: int | None) -> _ReportImages:
     """The images that are named, of which no boxes are known."""
-    from dinoneck.data.decoding import read_pixels
+    from dinoneck.images.decoding import read_pixels
 
     def no_boxes(file: Path) -> dict[str, Any]:
         return {}

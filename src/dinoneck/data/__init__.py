@@ -1,4 +1,4 @@
-"""Images, tables of images with targets, and the procedural pasture."""
+"""Data sets: tables, folders, masks and boxes; and what of images is used along with them."""
 
 from dinoneck.lazy import attach, homes
 
@@ -8,13 +8,16 @@ HOMES = homes(
     panoptic=["PanopticImages"],
     labels=["DenseLabels", "count_classes"],
     normal_labels=["NormalLabels"],
-    pasture=["Pasture"],
-    views=["View", "Views"],
-    decoding=["read_image_size"],
-    preprocessing=["Preprocessing", "to_image_pixels", "to_prepared_pixels"],
     folders=["read_folders", "read_masks"],
     tables=["read_table"],
 )
+HOMES |= homes(
+    "dinoneck.images",
+    views=["View", "Views"],
+    decoding=["read_image_size"],
+    preprocessing=["Preprocessing", "to_image_pixels", "to_prepared_pixels"],
+)
+HOMES |= homes("dinoneck.demo", pasture=["Pasture"])
 
 __all__ = [*HOMES]
 __getattr__, __dir__ = attach(__name__, HOMES)

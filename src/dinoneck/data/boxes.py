@@ -32,7 +32,6 @@ from dinoneck.data.box_checks import check_forms, reaching_over_edge
 from dinoneck.data.box_entries import BoxOfImage, bboxes_of, measure_masks
 from dinoneck.data.cells import PathLike
 from dinoneck.data.coco_entries import BBOX, CocoBox, CocoImage, Repairs, name_entry
-from dinoneck.data.decoding import read_pixels, to_uint8
 from dinoneck.data.equal_boxes import EqualBoxes, find_equal, warn_of_twins
 from dinoneck.data.listed_images import (
     NO_OBJECT,
@@ -49,8 +48,6 @@ from dinoneck.data.mark_checks import (
     warn_of_turned_boxes,
 )
 from dinoneck.data.mask_checks import check_masks, warn_of_unchecked_masks
-from dinoneck.data.preprocessing import Preprocessing
-from dinoneck.data.recipe import IMAGENET_MEAN, IMAGENET_STD
 from dinoneck.data.segmentations import (
     RECTANGLES,
     MaskCrop,
@@ -64,6 +61,9 @@ from dinoneck.data.segmentations import (
     run_length_extents,
 )
 from dinoneck.errors import ConfigError, DataError, ShapeError
+from dinoneck.images.decoding import read_pixels, to_uint8
+from dinoneck.images.preprocessing import Preprocessing
+from dinoneck.images.recipe import IMAGENET_MEAN, IMAGENET_STD
 from dinoneck.text import in_words, shorten, some_of
 
 logger = logging.getLogger(__name__)

@@ -19,9 +19,9 @@ import numpy as np
 
 from dinoneck.atomic import open_regular
 from dinoneck.data import xml_notes
-from dinoneck.data.pixels import read_picture
-from dinoneck.data.tiff import numbers_of, size_of_bands, tiff_pages
 from dinoneck.errors import DataError
+from dinoneck.images.pixels import read_picture
+from dinoneck.images.tiff import numbers_of, size_of_bands, tiff_pages
 from dinoneck.text import counted
 
 logger = logging.getLogger(__name__)

@@ -19,8 +19,7 @@ from PIL import Image
 from PIL.ExifTags import Base
 from torch import Tensor
 
-from dinoneck.data import image_tiffs, label_formats, label_tiffs
-from dinoneck.data.decoding import as_list
+from dinoneck.data import label_formats, label_tiffs
 from dinoneck.data.label_notes import (
     FileNodata,
     FileScale,
@@ -30,11 +29,13 @@ from dinoneck.data.label_notes import (
     tag_scale,
 )
 from dinoneck.data.label_tiffs import AS_ARRAY, Raw, unreadable_tiff
-from dinoneck.data.orientation import upright
-from dinoneck.data.pixels import read_picture
-from dinoneck.data.pnm import range_of
-from dinoneck.data.tiff import MASK_PAGE, TiffLayout, is_alpha_open, number_of, problem_of_pages
 from dinoneck.errors import DataError
+from dinoneck.images import image_tiffs
+from dinoneck.images.decoding import as_list
+from dinoneck.images.orientation import upright
+from dinoneck.images.pixels import read_picture
+from dinoneck.images.pnm import range_of
+from dinoneck.images.tiff import MASK_PAGE, TiffLayout, is_alpha_open, number_of, problem_of_pages
 from dinoneck.text import counted
 
 Colour = tuple[int, ...]

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dinoneck.data import deep_colours, png
 from dinoneck.data.label_notes import FileScale, Rule
 from dinoneck.data.label_tiffs import AS_ARRAY
-from dinoneck.data.pnm import range_of
-from dinoneck.data.stored_tiles import tile_arguments
 from dinoneck.errors import DataError
+from dinoneck.images import deep_colours, png
+from dinoneck.images.pnm import range_of
+from dinoneck.images.stored_tiles import tile_arguments
 
 _EXACT = ("PNG", "TIFF", "BMP", "GIF", "PPM")
 _LOSSY = ("JPEG", "MPO")

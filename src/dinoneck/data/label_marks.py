@@ -11,7 +11,7 @@ import numpy as np
 from dinoneck.checks import LARGEST_FLOAT
 from dinoneck.data.label_notes import FileNodata, equals
 from dinoneck.data.label_tiffs import Raw
-from dinoneck.data.orientation import warn_once
+from dinoneck.images.orientation import warn_once
 from dinoneck.text import counted
 
 # values that programs write where nothing was measured

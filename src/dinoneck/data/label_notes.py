@@ -15,9 +15,9 @@ from PIL.ExifTags import Base
 from dinoneck.atomic import open_regular
 from dinoneck.data import xml_notes
 from dinoneck.data.label_tiffs import Raw
-from dinoneck.data.orientation import warn_once
 from dinoneck.data.xml_notes import Element
 from dinoneck.errors import DataError
+from dinoneck.images.orientation import warn_once
 from dinoneck.text import reason_of
 
 # GDAL's private TIFF tags, https://gdal.org/en/stable/drivers/raster/gtiff.html

@@ -18,16 +18,16 @@ from typing import Any
 
 import numpy as np
 
-from dinoneck.data.decoding import as_list
 from dinoneck.data.folder_words import words_of
 from dinoneck.data.label_files import Colour, LabelRaster, read_label, sizes_of, without_alpha
 from dinoneck.data.label_formats import BLACK_AND_WHITE
 from dinoneck.data.label_marks import MarkCheck
 from dinoneck.data.label_notes import FileNodata, equals
 from dinoneck.data.label_tiffs import Raw
-from dinoneck.data.orientation import warn_once
-from dinoneck.data.pixels import in_threads
 from dinoneck.errors import DataError
+from dinoneck.images.decoding import as_list
+from dinoneck.images.orientation import warn_once
+from dinoneck.images.pixels import in_threads
 from dinoneck.text import counted, some_of
 
 logger = logging.getLogger(__name__)

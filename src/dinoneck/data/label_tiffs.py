@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from dinoneck.atomic import open_regular
-from dinoneck.data import tiff
-from dinoneck.data.tiff import TiffLayout
+from dinoneck.images import tiff
+from dinoneck.images.tiff import TiffLayout
 
 Raw = np.ndarray[Any, Any]
 

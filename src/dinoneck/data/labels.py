@@ -37,10 +37,10 @@ from dinoneck.data.label_sets import (
     used_colours,
 )
 from dinoneck.data.label_tiffs import Raw
-from dinoneck.data.preprocessing import Preprocessing, on_canvas, resample
-from dinoneck.data.recipe import Interpolation
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.grid import patch_pair
+from dinoneck.images.preprocessing import Preprocessing, on_canvas, resample
+from dinoneck.images.recipe import Interpolation
 from dinoneck.text import counted, some_of
 
 logger = logging.getLogger(__name__)

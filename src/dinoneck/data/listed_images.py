@@ -29,15 +29,15 @@ from dinoneck.data.coco_entries import (
     Id,
     Repairs,
 )
-from dinoneck.data.decoding import read_image_size
 from dinoneck.data.folder_words import IMAGE_WORDS, MASK_WORDS, PART_WORDS, words_of
 from dinoneck.data.json_parts import check_stated_part, part_of_json
 from dinoneck.data.names import is_absolute
-from dinoneck.data.orientation import hidden_turns, size_hides_turn, stated_orientation
-from dinoneck.data.pixels import in_threads, read_picture
 from dinoneck.data.sources import find_files
 from dinoneck.data.walk import SUFFIXES
 from dinoneck.errors import ConfigError, DataError
+from dinoneck.images.decoding import read_image_size
+from dinoneck.images.orientation import hidden_turns, size_hides_turn, stated_orientation
+from dinoneck.images.pixels import in_threads, read_picture
 from dinoneck.tasks import OBJECTS
 from dinoneck.text import in_words, some_of
 

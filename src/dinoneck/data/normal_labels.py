@@ -14,21 +14,21 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from dinoneck.data import deep_colours, png
-from dinoneck.data.decoding import as_list, read_stated_orientation
 from dinoneck.data.label_files import LabelRaster, read_label, sizes_of, without_alpha
 from dinoneck.data.labels import cell_sums
-from dinoneck.data.orientation import (
+from dinoneck.errors import DataError
+from dinoneck.images import deep_colours, png
+from dinoneck.images.decoding import as_list, read_stated_orientation
+from dinoneck.images.orientation import (
     UPRIGHT,
     stated_orientation,
     turn_components,
     turn_vectors,
     upright,
 )
-from dinoneck.data.pixels import BYTE_TO_16_BITS, read_picture
-from dinoneck.data.preprocessing import Preprocessing, on_canvas
-from dinoneck.data.vector_tiffs import is_vector_tiff, read_vectors
-from dinoneck.errors import DataError
+from dinoneck.images.pixels import BYTE_TO_16_BITS, read_picture
+from dinoneck.images.preprocessing import Preprocessing, on_canvas
+from dinoneck.images.vector_tiffs import is_vector_tiff, read_vectors
 from dinoneck.text import some_of
 
 Array = np.ndarray[Any, Any]

@@ -25,10 +25,10 @@ from dinoneck.data.listed_images import (
     ObjectMap,
     open_json,
 )
-from dinoneck.data.pixels import read_picture
 from dinoneck.data.segment_checks import check_segments
 from dinoneck.data.sources import find_files
 from dinoneck.errors import DataError
+from dinoneck.images.pixels import read_picture
 from dinoneck.text import some_of
 
 logger = logging.getLogger(__name__)

@@ -15,9 +15,9 @@ import numpy as np
 from dinoneck.data.area_checks import mask_area_tolerance
 from dinoneck.data.box_entries import too_many_wrong
 from dinoneck.data.coco_entries import BBOX, CocoSegment, is_number
-from dinoneck.data.orientation import warn_once
 from dinoneck.data.segmentations import Extent, pixel_extent
 from dinoneck.errors import DataError
+from dinoneck.images.orientation import warn_once
 
 Array = np.ndarray[Any, Any]
 

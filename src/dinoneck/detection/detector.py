@@ -32,17 +32,17 @@ from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint, checkpoint_of_de
 from dinoneck.checkpoint.lora_weights import check_takes_lora
 from dinoneck.checkpoint.training_images import NO_IMAGES
 from dinoneck.checks import check_minimum
-from dinoneck.data.bands import read_channels
 from dinoneck.data.boxes import to_original
-from dinoneck.data.decoding import ImageInput
-from dinoneck.data.pixels import in_threads
-from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.detection.head import DetectionHead
 from dinoneck.detection.levels import Target
 from dinoneck.dtypes import WEIGHT_DTYPES
 from dinoneck.errors import BackboneError, CheckpointError, ConfigError, DataError
 from dinoneck.grid import patch_pair
 from dinoneck.heads.instances import LeastScore, reach_score
+from dinoneck.images.bands import read_channels
+from dinoneck.images.decoding import ImageInput
+from dinoneck.images.pixels import in_threads
+from dinoneck.images.preprocessing import Preprocessing
 from dinoneck.inference.cropped_masks import CropMemory, CroppedMasks
 from dinoneck.inference.images import CalledImages
 from dinoneck.inference.tile_merging import (

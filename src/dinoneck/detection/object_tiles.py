@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from dinoneck.data.bands import read_channels
 from dinoneck.data.boxes import BoxImages
 from dinoneck.data.listed_images import Ids, ObjectMap, object_map_of
 from dinoneck.data.panoptic import PanopticImages
-from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.detection.box_tiles import LEAST_SHARE
+from dinoneck.images.bands import read_channels
+from dinoneck.images.preprocessing import Preprocessing
 from dinoneck.inference.tile_merging import Tile, tiles_of
 from dinoneck.inference.tiles import Tiling
 

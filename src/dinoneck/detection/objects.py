@@ -18,10 +18,8 @@ from dinoneck.data import run_names
 from dinoneck.data.boxes import BoxImages
 from dinoneck.data.cells import IMAGES
 from dinoneck.data.copies import find_copies, warn_of_changed_copies, warn_of_copies
-from dinoneck.data.decoding import read_image_size
 from dinoneck.data.labels import DenseLabels
 from dinoneck.data.listed_images import UNKNOWN, Ids
-from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.data.table import Table
 from dinoneck.detection.evaluation import (
     class_thresholds,
@@ -36,6 +34,8 @@ from dinoneck.detection.training import prepare, warn_of_tile
 from dinoneck.errors import DataError
 from dinoneck.extras import check_installed
 from dinoneck.heads.head import Head
+from dinoneck.images.decoding import read_image_size
+from dinoneck.images.preprocessing import Preprocessing
 from dinoneck.inference.cropped_masks import CroppedMasks
 from dinoneck.inference.resolution import objects_at_image_size
 from dinoneck.inference.results import coco_objects

@@ -15,7 +15,6 @@ from dinoneck.data.class_counts import warn_of_empty_classes
 from dinoneck.data.class_lists import warn_of_class_lists
 from dinoneck.data.label_sets import mask_classes, survey_masks
 from dinoneck.data.labels import DenseLabels
-from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.data.table import Table
 from dinoneck.detection.evaluation import HeadModel
 from dinoneck.errors import ConfigError, DataError
@@ -25,6 +24,7 @@ from dinoneck.evaluation.predicted_tasks import PredictedTasks, is_share_map
 from dinoneck.evaluation.report import CellTarget, predict_and_score
 from dinoneck.evaluation.truth_columns import nothing_to_score
 from dinoneck.evaluation.values import class_labels, value_targets
+from dinoneck.images.preprocessing import Preprocessing
 from dinoneck.inference.loaded_head import MaskRecord
 from dinoneck.metrics import Array
 from dinoneck.task_facts import TaskFacts

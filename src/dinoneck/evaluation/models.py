@@ -12,10 +12,10 @@ from torch import nn
 from dinoneck.backbones.backbone import Backbone, plain_backbone
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.checkpoint.training_images import NO_IMAGES, TrainingImages
-from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.detection.detector import Detector
 from dinoneck.detection.evaluation import BoxModel, HeadModel
 from dinoneck.errors import ConfigError
+from dinoneck.images.preprocessing import Preprocessing
 from dinoneck.inference.loaded_head import LoadedHead
 from dinoneck.inference.predictor import Predictor
 from dinoneck.inference.sources import Heads, open_heads

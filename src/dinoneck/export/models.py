@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from dinoneck.backbones.backbone import LARGEST_NORMALISED
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.checkpoint.schema import need
-from dinoneck.data.bands import RGB_CHANNELS
-from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import CheckpointError
 from dinoneck.grid import GridSize, PatchSize, TokenGrid, patch_pair
 from dinoneck.heads.ensemble import HeadEnsemble
 from dinoneck.heads.head import Head
 from dinoneck.heads.outputs import recompute_dependent_values
+from dinoneck.images.bands import RGB_CHANNELS
+from dinoneck.images.preprocessing import Preprocessing
 from dinoneck.inference.loaded_head import LoadedHead
 from dinoneck.inference.predictor import Predictor
 from dinoneck.layers.inputs import as_tokens

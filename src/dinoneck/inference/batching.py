@@ -12,8 +12,8 @@ from typing import Any, Literal, NamedTuple
 
 from dinoneck.checks import check_minimum
 from dinoneck.codec import normal
-from dinoneck.data.decoding import ImageInput
 from dinoneck.errors import BusyError, ConfigError
+from dinoneck.images.decoding import ImageInput
 from dinoneck.inference.passes import PassImage, TiledImage
 from dinoneck.inference.predictor import Predictor
 

@@ -7,7 +7,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from dinoneck.data.recipe import Size
+from dinoneck.images.recipe import Size
 
 Array = np.ndarray[Any, Any]
 Rectangle = tuple[int, int, int, int]

@@ -11,9 +11,9 @@ from torch import nn
 from dinoneck import registry
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
-from dinoneck.data.decoding import ImageInput
-from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import ConfigError
+from dinoneck.images.decoding import ImageInput
+from dinoneck.images.preprocessing import Preprocessing
 from dinoneck.kinds import Runtime, TileSize
 
 

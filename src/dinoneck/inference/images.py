@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from dinoneck.data.decoding import ImageInput, as_list, is_one_image
 from dinoneck.data.sources import list_folder
 from dinoneck.errors import DataError
+from dinoneck.images.decoding import ImageInput, as_list, is_one_image
 from dinoneck.runtime.names import IMAGE, check_row_names
 from dinoneck.store.reading import StoredTokens
 

@@ -15,11 +15,11 @@ from dinoneck.checkpoint.compare import check_rebuilt, check_records, check_rota
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.checkpoint.schema import need
 from dinoneck.checkpoint.training_images import NO_IMAGES, TrainingImages
-from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import CheckpointError
 from dinoneck.grid import GridSize
 from dinoneck.heads.ensemble import HeadEnsemble, scores_places
 from dinoneck.heads.head import Head
+from dinoneck.images.preprocessing import Preprocessing
 from dinoneck.inference.alike import HeadFacts, check_facts_alike
 from dinoneck.inference.tiles import TrainedBoxes
 from dinoneck.inference.views import VIEWS

@@ -14,8 +14,6 @@ from torch import Tensor, nn
 from dinoneck.backbones import weight_hashes
 from dinoneck.backbones.backbone import Backbone, plain_backbone
 from dinoneck.checkpoint.compare import check_records
-from dinoneck.data.preprocessing import Preprocessing
-from dinoneck.data.recipe import Placement, Size
 from dinoneck.devices import fetch, send
 from dinoneck.errors import BackboneError, CheckpointError, ConfigError
 from dinoneck.grid import PreparedImages
@@ -24,6 +22,8 @@ from dinoneck.heads.ensemble import (
     with_interval,
     without_intervals_of_other_views,
 )
+from dinoneck.images.preprocessing import Preprocessing
+from dinoneck.images.recipe import Placement, Size
 from dinoneck.inference.alike import difference
 from dinoneck.inference.cropped_masks import CropMemory, CroppedMasks
 from dinoneck.inference.loaded_head import LoadedHead

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from dinoneck.data.preprocessing import Preprocessing
-from dinoneck.data.recipe import Size
-from dinoneck.data.views import Views
 from dinoneck.errors import DataError
 from dinoneck.heads.head import Head
 from dinoneck.heads.outputs import recompute_averaged_values
+from dinoneck.images.preprocessing import Preprocessing
+from dinoneck.images.recipe import Size
+from dinoneck.images.views import Views
 from dinoneck.inference.resolution import at_image_size, members_at_image_size
 from dinoneck.inference.views import AveragedOutputs, MembersOfView
 from dinoneck.runtime.intervals import interval_entries

@@ -26,12 +26,6 @@ from dinoneck.checkpoint.origins import (
 )
 from dinoneck.checks import check_minimum
 from dinoneck.codec import normal
-from dinoneck.data.bands import read_channels
-from dinoneck.data.decoding import ImageInput, read_image_size
-from dinoneck.data.pixels import in_threads
-from dinoneck.data.preprocessing import Preprocessing
-from dinoneck.data.recipe import Size
-from dinoneck.data.views import Views
 from dinoneck.devices import local_device
 from dinoneck.dtypes import finer_dtype, float_dtype
 from dinoneck.errors import CheckpointError, ConfigError
@@ -42,6 +36,12 @@ from dinoneck.heads.ensemble import (
     tasks_of_different_intervals,
 )
 from dinoneck.heads.head import Head
+from dinoneck.images.bands import read_channels
+from dinoneck.images.decoding import ImageInput, read_image_size
+from dinoneck.images.pixels import in_threads
+from dinoneck.images.preprocessing import Preprocessing
+from dinoneck.images.recipe import Size
+from dinoneck.images.views import Views
 from dinoneck.inference.alike import without
 from dinoneck.inference.detectors import (
     BoxDetector,

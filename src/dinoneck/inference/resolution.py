@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dinoneck.data.preprocessing import Preprocessing
-from dinoneck.data.recipe import ImageRecipe, Size
-from dinoneck.data.views import Views
 from dinoneck.heads.head import Head
+from dinoneck.images.preprocessing import Preprocessing
+from dinoneck.images.recipe import ImageRecipe, Size
+from dinoneck.images.views import Views
 from dinoneck.inference.views import MembersOfView
 from dinoneck.runtime.description import Content
 from dinoneck.runtime.maps import UNSEEN

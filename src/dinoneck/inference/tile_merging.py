@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dinoneck.data.recipe import Size
 from dinoneck.errors import ConfigError
+from dinoneck.images.recipe import Size
 from dinoneck.inference.cropped_masks import CroppedMasks, Rectangle
 from dinoneck.inference.tiles import Tiling, tile_starts, tiling_of
 

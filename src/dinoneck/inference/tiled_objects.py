@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from dinoneck.data.recipe import Size
+from dinoneck.images.recipe import Size
 from dinoneck.inference.cropped_masks import ROWS_AT_ONCE, CropMemory, CroppedMasks
 from dinoneck.inference.tile_merging import Detections, Tile, copy_to_keep, merge_tiles
 from dinoneck.tasks import Task

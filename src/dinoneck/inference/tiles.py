@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from dinoneck.codec import normal
-from dinoneck.data.preprocessing import Preprocessing
-from dinoneck.data.recipe import Placement, Size
 from dinoneck.errors import ConfigError, DataError, ShapeError
 from dinoneck.grid import GridSize, TokenGrid, patch_pair
 from dinoneck.heads.outputs import HeadOutputs
+from dinoneck.images.preprocessing import Preprocessing
+from dinoneck.images.recipe import Placement, Size
 from dinoneck.tasks import GATE, MAP, Task
 
 ROUNDING = 1e-9  # 0.3 * 10 is 3, despite the last bit

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dinoneck.data.recipe import Placement
-from dinoneck.data.views import Views
 from dinoneck.heads.outputs import HeadOutputs
+from dinoneck.images.recipe import Placement
+from dinoneck.images.views import Views
 from dinoneck.tasks import Task, unit_vectors
 from dinoneck.tokens import Tokens
 

@@ -12,9 +12,9 @@ import numpy as np
 from dinoneck.atomic import write_text
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.cells import csv_text
-from dinoneck.data.decoding import read_stated_orientation
-from dinoneck.data.orientation import UPRIGHT
 from dinoneck.heads.linear import LinearHead
+from dinoneck.images.decoding import read_stated_orientation
+from dinoneck.images.orientation import UPRIGHT
 from dinoneck.painting.head import TASK_NAME, fit_masks
 from dinoneck.painting.matching import match_photos
 from dinoneck.painting.page import painting_page

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from dinoneck.backbones.adapter import evaluating
 from dinoneck.backbones.backbone import Backbone
-from dinoneck.data.bands import RGB_CHANNELS, read_channels
-from dinoneck.data.decoding import read_image_size
-from dinoneck.data.preprocessing import Preprocessing
-from dinoneck.data.recipe import Placement
 from dinoneck.errors import ConfigError, DataError
+from dinoneck.images.bands import RGB_CHANNELS, read_channels
+from dinoneck.images.decoding import read_image_size
+from dinoneck.images.preprocessing import Preprocessing
+from dinoneck.images.recipe import Placement
 from dinoneck.painting.page import Photo
 from dinoneck.progress import progress
 from dinoneck.store.feature_store import FeatureStore

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 from dinoneck.checkpoint.backbone_part import BackbonePart
 from dinoneck.checkpoint.format import strict_json
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint, checkpoint_of_detector
-from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import BackboneError, CheckpointError
+from dinoneck.images.preprocessing import Preprocessing
 from dinoneck.published.detectors import PublishedDetector
 from dinoneck.published.hub_files import CONFIG, WEIGHTS, fetch, fetch_weights, warn_of_terms
 from dinoneck.text import reason_of

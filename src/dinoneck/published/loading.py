@@ -21,8 +21,8 @@ from torch import Tensor
 from dinoneck.backbones.known import family_of, has_several_recipes, license_of
 from dinoneck.backbones.weight_hashes import state_digest
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
-from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import BackboneError, CheckpointError
+from dinoneck.images.preprocessing import Preprocessing
 from dinoneck.published.detector_files import load_detector
 from dinoneck.published.detectors import PublishedDetector
 from dinoneck.published.hub_files import (

@@ -14,8 +14,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from dinoneck.checkpoint.format import strict_json
-from dinoneck.data.recipe import ImageRecipe
 from dinoneck.errors import CheckpointError, ConfigError
+from dinoneck.images.recipe import ImageRecipe
 from dinoneck.kinds import MAP_KINDS, Kind
 from dinoneck.task_facts import TaskFacts, TaskRecord
 

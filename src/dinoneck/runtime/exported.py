@@ -16,10 +16,10 @@ from PIL import Image
 from dinoneck.atomic import read_regular
 from dinoneck.checks import check_minimum
 from dinoneck.codec import normal
-from dinoneck.data.pixels import Picture, in_threads
-from dinoneck.data.recipe import ImageRecipe, Size
 from dinoneck.data.sources import list_folder
 from dinoneck.errors import CheckpointError, ConfigError, DataError
+from dinoneck.images.pixels import Picture, in_threads
+from dinoneck.images.recipe import ImageRecipe, Size
 from dinoneck.kinds import AnyRuntime, FileRuntime
 from dinoneck.runtime import description, maps, onnx_bytes
 from dinoneck.runtime.description import (

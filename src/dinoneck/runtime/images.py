@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from dinoneck.data.pixels import Picture, read_planes
-from dinoneck.data.recipe import ImageRecipe, Placement, Size
+from dinoneck.images.pixels import Picture, read_planes
+from dinoneck.images.recipe import ImageRecipe, Placement, Size
 from dinoneck.runtime.resampling import blur, resample, to_unit_range
 
 Array = np.ndarray[Any, Any]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dinoneck.data.recipe import ImageRecipe, Placement, Size
+from dinoneck.images.recipe import ImageRecipe, Placement, Size
 from dinoneck.runtime.pixel_grid import PixelGrid
 from dinoneck.task_facts import SHORTEST_VECTOR, TaskFacts
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dinoneck.data.recipe import ImageRecipe, Size
+from dinoneck.images.recipe import ImageRecipe, Size
 from dinoneck.patches import patch_pair
 
 Array = np.ndarray[Any, Any]

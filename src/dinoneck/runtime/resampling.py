@@ -1,4 +1,4 @@
-"""Images resized as :mod:`dinoneck.data.preprocessing` resizes them with torch, in NumPy alone.
+"""Images resized as :mod:`dinoneck.images.preprocessing` resizes them with torch, in NumPy alone.
 
 8-bit images that are resized bilinearly get the same integers. Other results are floats, which
 differ in the order of their sums, by 1e-6 of the range at most.
@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dinoneck.data.recipe import Interpolation, Size
 from dinoneck.errors import DataError
+from dinoneck.images.recipe import Interpolation, Size
 
 Array = np.ndarray[Any, Any]
 _CUBIC = -0.5  # the parameter of the bicubic kernel with antialiasing, of torch and Pillow

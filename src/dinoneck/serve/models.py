@@ -17,12 +17,12 @@ from torch import Tensor
 
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
-from dinoneck.data.bands import RGB_CHANNELS
-from dinoneck.data.recipe import ImageRecipe, Size
 from dinoneck.detection.detector import Detector
 from dinoneck.dtypes import WEIGHT_DTYPES
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.grid import patch_pair
+from dinoneck.images.bands import RGB_CHANNELS
+from dinoneck.images.recipe import ImageRecipe, Size
 from dinoneck.inference import MicroBatcher, Predictor, coco_objects
 from dinoneck.inference.sources import NO_KEY, names_detector, open_heads
 from dinoneck.registry import DETECTORS

@@ -20,11 +20,11 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Message
 from torch import Tensor
 
-from dinoneck.data.decoding import read_pixels
-from dinoneck.data.image_tiffs import check_pages
-from dinoneck.data.recipe import ImageRecipe, Size
 from dinoneck.errors import DataError
 from dinoneck.grid import patch_pair
+from dinoneck.images.decoding import read_pixels
+from dinoneck.images.image_tiffs import check_pages
+from dinoneck.images.recipe import ImageRecipe, Size
 from dinoneck.serve.refusal import Refusal
 from dinoneck.serve.settings import Settings
 from dinoneck.text import first_line

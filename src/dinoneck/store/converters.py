@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from dinoneck.atomic import open_regular
-from dinoneck.data.preprocessing import Preprocessing
-from dinoneck.data.views import Views
 from dinoneck.errors import ConfigError, DataError, DinoneckError
 from dinoneck.grid import PatchSize, patch_pair
+from dinoneck.images.preprocessing import Preprocessing
+from dinoneck.images.views import Views
 from dinoneck.progress import progress
 from dinoneck.store.description import Description, named_views
 from dinoneck.store.encoding import StoreDtype, encode

@@ -22,11 +22,11 @@ from xxhash import xxh3_64_intdigest
 
 from dinoneck.atomic import flush_folder
 from dinoneck.backbones import weight_hashes
-from dinoneck.data.preprocessing import Preprocessing
-from dinoneck.data.views import Views
 from dinoneck.devices import bytes_of
 from dinoneck.errors import ConfigError, DinoneckError, StoreError
 from dinoneck.grid import GridSize
+from dinoneck.images.preprocessing import Preprocessing
+from dinoneck.images.views import Views
 from dinoneck.store.encoding import Columns, Part, QuantisedTokens, StoreDtype, parts_of
 from dinoneck.store.files import Files, failed_write, write_first
 from dinoneck.text import first_line, reason_of, some_of

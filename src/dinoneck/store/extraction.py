@@ -27,11 +27,11 @@ import torch
 from torch import Tensor
 
 from dinoneck.backbones.backbone import Backbone
-from dinoneck.data.pixels import in_threads
 from dinoneck.devices import fetch, send
 from dinoneck.errors import ConfigError, DataError, DinoneckError, StoreError
 from dinoneck.extras import missing_extra
 from dinoneck.grid import GridSize, TokenGrid
+from dinoneck.images.pixels import in_threads
 from dinoneck.progress import announce, progress
 from dinoneck.store.description import DATA, Description, write_scale
 from dinoneck.store.encoding import channel_rms, encode, units_between

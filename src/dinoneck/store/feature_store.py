@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Literal, Self
 
 from dinoneck.backbones.backbone import Backbone, checked_backbone
-from dinoneck.data.bands import RGB_CHANNELS
-from dinoneck.data.recipe import Interpolation, Resize
-from dinoneck.data.views import Views
 from dinoneck.errors import ConfigError, StoreError
 from dinoneck.grid import PadTo, PatchSize
+from dinoneck.images.bands import RGB_CHANNELS
+from dinoneck.images.recipe import Interpolation, Resize
+from dinoneck.images.views import Views
 from dinoneck.store import converters
 from dinoneck.store.description import (
     DATA,

@@ -16,13 +16,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dinoneck.atomic import open_regular
-from dinoneck.data.decoding import ImageInput, read_image_size
 from dinoneck.data.names import check_encodable
-from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.data.sources import list_pictures
-from dinoneck.data.views import Views
 from dinoneck.errors import DataError, DinoneckError, StoreError
 from dinoneck.grid import patch_pair
+from dinoneck.images.decoding import ImageInput, read_image_size
+from dinoneck.images.preprocessing import Preprocessing
+from dinoneck.images.views import Views
 from dinoneck.store.description import Description
 from dinoneck.store.index import Index
 from dinoneck.store.shards import Entry, ImageFile

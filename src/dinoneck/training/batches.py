@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dinoneck.data.pixels import in_threads
-from dinoneck.data.views import Views
 from dinoneck.devices import send
+from dinoneck.images.pixels import in_threads
+from dinoneck.images.views import Views
 from dinoneck.tokens import Tokens
 from dinoneck.training.recipe import Recipe
 from dinoneck.training.samples import Samples, Targets

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from dinoneck.data.arrays import Array
-from dinoneck.data.preprocessing import Preprocessing
+from dinoneck.images.preprocessing import Preprocessing
 from dinoneck.text import counted, some_of
 from dinoneck.training.config import CompositionConfig, TrainConfig
 from dinoneck.training.learned_tasks import LearnedTask, LearnedTasks, is_stated

@@ -15,7 +15,6 @@ from torch import Tensor
 from dinoneck.data.class_counts import warn_of_empty_classes
 from dinoneck.data.class_lists import warn_of_class_lists
 from dinoneck.data.copies import warn_of_equal_masks
-from dinoneck.data.decoding import read_size_and_orientation, read_stated_orientation
 from dinoneck.data.ground import warn_of_other_places
 from dinoneck.data.label_sets import (
     MaskClasses,
@@ -27,10 +26,11 @@ from dinoneck.data.label_sets import (
 )
 from dinoneck.data.labels import DenseLabels
 from dinoneck.data.normal_labels import NormalLabels
-from dinoneck.data.orientation import hidden_turns, size_hides_turn, turned_otherwise
-from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.data.table import Table
 from dinoneck.errors import ConfigError, DataError
+from dinoneck.images.decoding import read_size_and_orientation, read_stated_orientation
+from dinoneck.images.orientation import hidden_turns, size_hides_turn, turned_otherwise
+from dinoneck.images.preprocessing import Preprocessing
 from dinoneck.kinds import MAP_KINDS
 from dinoneck.tasks import TABLE_COLUMNS
 from dinoneck.training.config import DataConfig, TrainConfig

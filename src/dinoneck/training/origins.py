@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.heads.head import Head
+from dinoneck.images.preprocessing import Preprocessing
 from dinoneck.layers.inputs import Origin
 from dinoneck.tokens import Tokens
 from dinoneck.training.objective import Trained

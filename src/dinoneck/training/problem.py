@@ -12,9 +12,9 @@ from torch import Tensor
 
 from dinoneck.data.arrays import Array
 from dinoneck.data.class_counts import check_class_counts
-from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.data.table import Table
 from dinoneck.errors import ConfigError, DataError
+from dinoneck.images.preprocessing import Preprocessing
 from dinoneck.kinds import LABEL_KINDS
 from dinoneck.losses.composition import Composition
 from dinoneck.task_facts import (

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.backbones.program_costs import is_worth_compiling
-from dinoneck.data.decoding import ImageInput
-from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import BackboneError
+from dinoneck.images.decoding import ImageInput
+from dinoneck.images.preprocessing import Preprocessing
 from dinoneck.kinds import Runtime
 from dinoneck.text import first_line
 from dinoneck.training import folder as files

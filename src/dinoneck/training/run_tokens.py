@@ -18,14 +18,14 @@ from dinoneck.backbones.load import load_backbone
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.checkpoint.origins import is_changed
 from dinoneck.checkpoint.schema import describe_weights
-from dinoneck.data.decoding import ImageInput
-from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.data.table import Table
-from dinoneck.data.views import Views
 from dinoneck.devices import local_device
 from dinoneck.dtypes import WEIGHT_DTYPES
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.grid import TokenGrid
+from dinoneck.images.decoding import ImageInput
+from dinoneck.images.preprocessing import Preprocessing
+from dinoneck.images.views import Views
 from dinoneck.kinds import Runtime
 from dinoneck.progress import progress
 from dinoneck.store.description import FILE

@@ -17,9 +17,9 @@ from dinoneck.backbones.known import (
     resolve_name,
 )
 from dinoneck.checkpoint.schema import STATED
-from dinoneck.data.recipe import IMAGENET_MEAN, IMAGENET_STD
 from dinoneck.errors import ConfigError
 from dinoneck.grid import patch_pair
+from dinoneck.images.recipe import IMAGENET_MEAN, IMAGENET_STD
 from dinoneck.training.config import BackboneConfig
 
 _TINY = Known(TINY, 16, TINY_WIDTH, TINY_DEPTH, registers=2, hubs={})

@@ -24,8 +24,8 @@ from dinoneck.data.layout import (
     read_data_folder,
     read_images_and_masks,
 )
-from dinoneck.data.pasture import SUMS, Pasture
 from dinoneck.data.table import Table, check_column_names
+from dinoneck.demo.pasture import SUMS, Pasture
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.kinds import CLASS_KINDS, LABEL_KINDS, MAP_KINDS, NUMBER_KINDS
 from dinoneck.text import counted, some_of

@@ -18,13 +18,13 @@ from xxhash import xxh3_128
 from dinoneck.backbones import weight_hashes
 from dinoneck.backbones.backbone import Backbone, checked_backbone, plain_backbone
 from dinoneck.checks import check_minimum
-from dinoneck.data.bands import read_channels
-from dinoneck.data.decoding import ImageInput, read_image_size, to_uint8
-from dinoneck.data.pixels import in_threads
-from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import bytes_of
 from dinoneck.dtypes import float_dtype
 from dinoneck.errors import DataError
+from dinoneck.images.bands import read_channels
+from dinoneck.images.decoding import ImageInput, read_image_size, to_uint8
+from dinoneck.images.pixels import in_threads
+from dinoneck.images.preprocessing import Preprocessing
 from dinoneck.layers.inputs import Origin
 from dinoneck.progress import progress
 from dinoneck.store.images import cached_hash_of

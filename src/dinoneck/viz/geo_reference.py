@@ -9,8 +9,8 @@ from typing import Any
 
 from PIL import Image
 
-from dinoneck.data.orientation import stated_orientation
-from dinoneck.data.pixels import read_picture
+from dinoneck.images.orientation import stated_orientation
+from dinoneck.images.pixels import read_picture
 
 logger = logging.getLogger(__name__)
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from dinoneck.data.decoding import read_image_size
-from dinoneck.data.orientation import FLIPS_X, FLIPS_Y, SWAPS_SIDES
 from dinoneck.errors import DataError
 from dinoneck.extras import check_installed
+from dinoneck.images.decoding import read_image_size
+from dinoneck.images.orientation import FLIPS_X, FLIPS_Y, SWAPS_SIDES
 from dinoneck.inference.cropped_masks import CroppedMasks
 from dinoneck.viz.geo_reference import GeoReference, read_geo_reference
 from dinoneck.viz.objects import read_objects

@@ -14,10 +14,10 @@ import numpy as np
 from PIL import Image, TiffImagePlugin
 
 from dinoneck.atomic import write_whole
-from dinoneck.data.orientation import turn_back, turn_vectors_back
-from dinoneck.data.recipe import ImageRecipe
-from dinoneck.data.vector_tiffs import encode_vectors
 from dinoneck.errors import ConfigError
+from dinoneck.images.orientation import turn_back, turn_vectors_back
+from dinoneck.images.recipe import ImageRecipe
+from dinoneck.images.vector_tiffs import encode_vectors
 from dinoneck.runtime.maps import UNSEEN, at_image_size
 from dinoneck.task_facts import (
     GATE,

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from dinoneck.data.decoding import ImageInput, as_list
 from dinoneck.errors import DataError
+from dinoneck.images.decoding import ImageInput, as_list
 from dinoneck.text import printable
 from dinoneck.tokens import Tokens
 from dinoneck.viz import style

@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from dinoneck.data.cells import is_missing
-from dinoneck.data.pixels import read_planes
 from dinoneck.errors import DataError, ShapeError
+from dinoneck.images.pixels import read_planes
 from dinoneck.inference.cropped_masks import CroppedMasks
 from dinoneck.runtime.intervals import PREDICTION_SETS
 from dinoneck.runtime.resampling import to_unit_range

@@ -13,9 +13,9 @@ import jinja2
 import numpy as np
 from PIL import Image
 
-from dinoneck.data.decoding import ImageInput
-from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import DataError
+from dinoneck.images.decoding import ImageInput
+from dinoneck.images.preprocessing import Preprocessing
 from dinoneck.metrics import (
     accuracy,
     as_number,

@@ -22,7 +22,7 @@ from dinoneck.backbones.known import (
     weights_of_file,
 )
 from dinoneck.backbones.timm import TimmAdapter, names
-from dinoneck.data.recipe import IMAGENET_MEAN, IMAGENET_STD
+from dinoneck.images.recipe import IMAGENET_MEAN, IMAGENET_STD
 
 SMALL = "vit_small_patch16_dinov3.lvd1689m"
 

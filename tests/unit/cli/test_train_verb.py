@@ -20,7 +20,7 @@ from dinoneck import Backbone, HeadCheckpoint
 from dinoneck.cli.main import command
 from dinoneck.cli.train import size_advice
 from dinoneck.data import Preprocessing
-from dinoneck.data.recipe import Resize
+from dinoneck.images.recipe import Resize
 from dinoneck.store import FeatureStore
 from dinoneck.training import Recipe, TrainConfig, r2
 from dinoneck.training.head_arguments import head_with_width

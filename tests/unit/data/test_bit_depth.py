@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dinoneck import ConfigError, DataError
 from dinoneck.data import Preprocessing
-from dinoneck.data.decoding import read_pixels
+from dinoneck.images.decoding import read_pixels
 
 Pixels = np.ndarray[Any, Any]
 InForm = Callable[[Pixels], Any]

@@ -12,8 +12,8 @@ from PIL import Image
 
 from dinoneck.data import read_masks
 from dinoneck.data.class_lists import warn_of_class_lists
-from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.data.table import Table
+from dinoneck.images.preprocessing import Preprocessing
 from dinoneck.training.config import DataConfig
 from dinoneck.training.masks import read_maps
 

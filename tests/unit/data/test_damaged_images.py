@@ -16,9 +16,10 @@ from tests.unit.data.test_decoding import drawn, road  # noqa: F401 - a fixture
 from tests.unit.test_orientation import STORED
 
 from dinoneck import DataError
-from dinoneck.data import decoding, orientation, read_image_size
-from dinoneck.data.decoding import read_pixels
-from dinoneck.data.orientation import upright
+from dinoneck.data import read_image_size
+from dinoneck.images import decoding, orientation
+from dinoneck.images.decoding import read_pixels
+from dinoneck.images.orientation import upright
 
 # of Pillow, which do not name the file
 pytestmark = [

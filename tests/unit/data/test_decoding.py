@@ -16,8 +16,9 @@ from tests.unit.data.test_labels import png
 from tests.unit.test_orientation import FORMS, HEIGHT, ORIENTATIONS, WIDTH, scene, write
 
 from dinoneck import DataError
-from dinoneck.data import Preprocessing, decoding, read_image_size, to_image_pixels
-from dinoneck.data.decoding import fast_decoder, read_pixels
+from dinoneck.data import Preprocessing, read_image_size, to_image_pixels
+from dinoneck.images import decoding
+from dinoneck.images.decoding import fast_decoder, read_pixels
 
 Pixels = np.ndarray[Any, Any]
 ROADS = ("torchcodec", "torchvision", "pillow")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dinoneck.data.grove import IMAGES_PER_SITE, Grove
+from dinoneck.demo.grove import IMAGES_PER_SITE, Grove
 
 
 def test_a_sample_is_the_same_in_every_order() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dinoneck.data import jpeg
+from dinoneck.images import jpeg
 
 QUANTISATION, FRAME, SCAN = 0xDB, 0xC0, 0xDA
 END = b"\xff\xd9"

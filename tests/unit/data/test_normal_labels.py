@@ -16,8 +16,8 @@ from tests.unit.data.tiff_files import DEFLATE, LONG, tiff
 
 from dinoneck.data import Preprocessing
 from dinoneck.data.normal_labels import NormalLabels
-from dinoneck.data.vector_tiffs import encode_vectors
 from dinoneck.errors import DataError
+from dinoneck.images.vector_tiffs import encode_vectors
 
 ORIENTATION = 0x0112
 STRIP_OFFSETS, STRIP_BYTES = 273, 279

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from dinoneck import DataError
-from dinoneck.data.decoding import read_pixels
+from dinoneck.images.decoding import read_pixels
 
 Pixels = np.ndarray[Any, Any]
 

@@ -19,9 +19,9 @@ from tests.unit.data.test_labels import PLAIN as UNSCALED
 
 from dinoneck import ConfigError, TokenGrid
 from dinoneck.data import Preprocessing, Views, to_image_pixels, to_prepared_pixels
-from dinoneck.data.decoding import read_pixels, to_unit_range
-from dinoneck.data.preprocessing import resample
-from dinoneck.data.views import CHANGES, draws
+from dinoneck.images.decoding import read_pixels, to_unit_range
+from dinoneck.images.preprocessing import resample
+from dinoneck.images.views import CHANGES, draws
 
 RGB = np.arange(6 * 8 * 3, dtype=np.uint8).reshape(6, 8, 3)
 PLAIN = Preprocessing(patch_size=2, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
@@ -389,7 +389,7 @@ def test_a_patch_is_read_at_a_point_of_the_image() -> None:
 
 SCRIPT = """
 import re, sys
-from dinoneck.data.preprocessing import Preprocessing
+from dinoneck.images.preprocessing import Preprocessing
 
 def most_kilobytes():
     # resource.getrusage would begin with the memory of the process that started this one

@@ -21,7 +21,7 @@ from tests.unit.data.tiff_files import (
 
 from dinoneck import DataError
 from dinoneck.data import read_image_size
-from dinoneck.data.decoding import read_pixels
+from dinoneck.images.decoding import read_pixels
 
 Pixels = np.ndarray[Any, Any]
 RGB, CMYK, LAB = 2, 5, 8

@@ -30,12 +30,12 @@ from dinoneck import (
 )
 from dinoneck.checkpoint.contents import build_on_meta
 from dinoneck.data import BoxImages
-from dinoneck.data.recipe import ImageRecipe
 from dinoneck.detection import Detector, score_boxes, score_masks, train_detector, training
 from dinoneck.detection.evaluation import class_thresholds
 from dinoneck.detection.head import DetectionHead
 from dinoneck.heads import Head
 from dinoneck.heads.instances import decode_centres, decode_instances
+from dinoneck.images.recipe import ImageRecipe
 from dinoneck.inference.resolution import objects_from_outputs
 from dinoneck.necks.neck import Neck
 from dinoneck.runtime.description import record_task

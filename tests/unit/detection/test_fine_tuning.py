@@ -30,11 +30,11 @@ from dinoneck import (
 from dinoneck.cli.main import main
 from dinoneck.cli.text import show_scores
 from dinoneck.data import Preprocessing, box_transforms
-from dinoneck.data.decoding import read_pixels
 from dinoneck.detection import Detector, evaluate_boxes, fine_tuning, train_detector
 from dinoneck.detection.fine_tuning import open_init
 from dinoneck.detection.head import loss_counts
 from dinoneck.detection.training import DetectorTrainer
+from dinoneck.images.decoding import read_pixels
 from dinoneck.inference.tiles import Tiling
 from dinoneck.published.detectors import coco_classes
 from dinoneck.training import DetectorRecipe, TrainDetectorConfig, engine, param_groups

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from dinoneck import Backbone, FeatureStore, HeadEnsemble, Predictor, Task, load_backbone, register
 from dinoneck.data import Preprocessing, Views
-from dinoneck.data.orientation import turn, turn_vectors, turn_vectors_back
 from dinoneck.errors import DataError
 from dinoneck.grid import GridSize
 from dinoneck.heads.head import Head
 from dinoneck.heads.outputs import HeadOutputs
+from dinoneck.images.orientation import turn, turn_vectors, turn_vectors_back
 from dinoneck.inference import to_frame
 from dinoneck.inference.resolution import at_image_size
 from dinoneck.inference.tiles import Assembly, Tiling, tile_positions

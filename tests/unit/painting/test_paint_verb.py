@@ -29,8 +29,8 @@ from tests.unit.viz.test_panels import with_orientation
 from dinoneck import Backbone, HeadCheckpoint, Predictor, load_head
 from dinoneck.cli.paint import files_of_store
 from dinoneck.data import DenseLabels
-from dinoneck.data.decoding import read_image_size, read_pixels
 from dinoneck.errors import ConfigError
+from dinoneck.images.decoding import read_image_size, read_pixels
 from dinoneck.painting import PaintedImage, PhotoTokens, Stroke, Strokes, files, fit_strokes, head
 from dinoneck.painting.strokes import UNPAINTED
 from dinoneck.serve import models

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dinoneck import Tokens
-from dinoneck.data.recipe import Placement
+from dinoneck.images.recipe import Placement
 
 ANYTHING = {  # width of the four maps, and of the decoder
     "s": ((48, 96, 192, 384), 64),

@@ -27,7 +27,7 @@ from dinoneck import (
     load_published,
 )
 from dinoneck.cli.main import main
-from dinoneck.data.vector_tiffs import read_vectors
+from dinoneck.images.vector_tiffs import read_vectors
 from dinoneck.published import PublishedHead, table
 from dinoneck.published.loading import translate
 

@@ -466,7 +466,7 @@ def test_other_files_are_no_onnx(content: bytes, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [(64, 48), (224, 224), (301, 33), (17, 1)], ids=str)
 def test_8_bits_are_resized_to_the_same_integers(size: tuple[int, int]) -> None:
-    from dinoneck.data.preprocessing import resample
+    from dinoneck.images.preprocessing import resample
     from dinoneck.runtime import resampling
 
     image = np.random.default_rng(0).integers(0, 256, (3, 97, 131), dtype=np.uint8)

@@ -25,10 +25,10 @@ from dinoneck import (
 )
 from dinoneck.data import Views
 from dinoneck.data.normal_labels import NormalLabels
-from dinoneck.data.vector_tiffs import read_vectors
 from dinoneck.errors import ConfigError
 from dinoneck.evaluation import evaluate
 from dinoneck.export import export_model
+from dinoneck.images.vector_tiffs import read_vectors
 from dinoneck.metrics import (
     ANGLE_METRICS,
     NUM_ANGLE_TERMS,

@@ -14,8 +14,8 @@ from tests import kit
 from tests.unit.inference.test_image_resolution import head_of
 
 from dinoneck import Predictor
-from dinoneck.data.orientation import SWAPS_SIDES, turn_back
 from dinoneck.errors import DataError
+from dinoneck.images.orientation import SWAPS_SIDES, turn_back
 from dinoneck.inference.cropped_masks import CroppedMasks
 from dinoneck.viz.geo_reference import GeoReference
 from dinoneck.viz.geojson import PlacedObjects, feature_collection, read_references

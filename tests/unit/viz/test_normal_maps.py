@@ -16,8 +16,8 @@ from tests import kit
 
 from dinoneck import Task
 from dinoneck.data import Preprocessing
-from dinoneck.data.vector_tiffs import encode_vectors, is_vector_tiff, read_vectors
 from dinoneck.errors import DataError
+from dinoneck.images.vector_tiffs import encode_vectors, is_vector_tiff, read_vectors
 from dinoneck.viz import ReportEntry, html_report, overlay_panel, write_maps
 from dinoneck.viz.style import NODATA, normal_colours
 

@@ -18,7 +18,7 @@ from tests import kit
 
 from dinoneck import Backbone, ConfigError, FPNHead, Predictor, Task, Tokens
 from dinoneck.data import DenseLabels, Preprocessing
-from dinoneck.data.decoding import read_pixels
+from dinoneck.images.decoding import read_pixels
 from dinoneck.inference import to_frame
 from dinoneck.inference.results import table_row
 from dinoneck.viz import boxes_panel, heat, overlay_panel, pca_panels, pca_rgb, style, write_maps

@@ -8,8 +8,8 @@ from typing import Any, Literal, NamedTuple, Self
 
 from dinoneck.checks import LARGEST_SIDE
 from dinoneck.codec import normalize_fields
-from dinoneck.data.bit_depth import check_bits
 from dinoneck.errors import ConfigError
+from dinoneck.images.bit_depth import check_bits
 from dinoneck.patches import PadTo, PatchSize, Remainder, grid_of, patch_pair
 from dinoneck.text import did_you_mean
 

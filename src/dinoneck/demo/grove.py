@@ -14,8 +14,8 @@ import numpy as np
 
 from dinoneck.atomic import write_text
 from dinoneck.data.cells import csv_text
-from dinoneck.data.generated_files import make_folders, write_image
-from dinoneck.data.noise import smooth_noise
+from dinoneck.demo.generated_files import make_folders, write_image
+from dinoneck.demo.noise import smooth_noise
 
 IMAGES_PER_SITE = 4
 """Images of one site, which share their light and colours, and belong in one fold."""

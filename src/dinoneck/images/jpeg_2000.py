@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from dinoneck.data.bit_depth import FILE_BITS
-from dinoneck.data.deep_colours import file_of
 from dinoneck.errors import DataError
+from dinoneck.images.bit_depth import FILE_BITS
+from dinoneck.images.deep_colours import file_of
 
 # the box of channel definitions: a count, and three numbers for each channel
 DEFINITIONS = b"cdef"

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dinoneck.data.decoding import ImageInput, read_pixels, to_unit_values
-from dinoneck.data.pixels import native_array
 from dinoneck.errors import DataError
 from dinoneck.extras import missing_extra
+from dinoneck.images.decoding import ImageInput, read_pixels, to_unit_values
+from dinoneck.images.pixels import native_array
 from dinoneck.text import counted, reason_of
 
 RGB_CHANNELS = 3
@@ -24,7 +24,7 @@ Array = np.ndarray[Any, Any]
 def read_channels(image: ImageInput, channels: int, bits: int | None = None) -> Tensor:
     """Decode one image to (channels, H, W).
 
-    Three channels are RGB, and one is grey: see :func:`dinoneck.data.decoding.read_pixels`. Other
+    Three channels are RGB, and one is grey: see :func:`dinoneck.images.decoding.read_pixels`. Other
     numbers come from arrays (H, W, channels), tensors (channels, H, W) and TIFF files of so many
     bands, in their order; rasterio (the extra ``geo``) reads the files.
 

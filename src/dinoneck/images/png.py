@@ -8,7 +8,7 @@ import zlib
 
 from PIL import Image
 
-from dinoneck.data.deep_colours import file_of
+from dinoneck.images.deep_colours import file_of
 
 CUT = "image file is truncated"
 _SIGNATURE_BYTES = 8

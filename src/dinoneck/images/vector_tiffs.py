@@ -13,9 +13,9 @@ from PIL import Image
 from PIL.ExifTags import Base
 
 from dinoneck.atomic import open_regular
-from dinoneck.data import tiff
-from dinoneck.data.tiff import TiffLayout, number_of, numbers_of, tiff_pages
 from dinoneck.errors import DataError
+from dinoneck.images import tiff
+from dinoneck.images.tiff import TiffLayout, number_of, numbers_of, tiff_pages
 
 Array = np.ndarray[Any, Any]
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from PIL import Image
 
-from dinoneck.data.bit_depth import FULL
-from dinoneck.data.image_tiffs import has_planes
-from dinoneck.data.stored_tiles import Tile, tiles_of
+from dinoneck.images.bit_depth import FULL
+from dinoneck.images.image_tiffs import has_planes
+from dinoneck.images.stored_tiles import Tile, tiles_of
 
 # raw modes: kinds of colours, and the order of their two bytes
 _KINDS = ("RGB", "RGBA", "RGBX")

@@ -16,8 +16,8 @@ from PIL import Image, ImageDraw
 
 from dinoneck.atomic import write_text
 from dinoneck.data.cells import GROUP, IMAGES, LABELS, csv_text
-from dinoneck.data.generated_files import make_folders, write_image
-from dinoneck.data.noise import smooth_noise
+from dinoneck.demo.generated_files import make_folders, write_image
+from dinoneck.demo.noise import smooth_noise
 
 WEIGHTS = {
     "Dry_Clover_g": 0.1,

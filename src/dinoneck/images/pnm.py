@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dinoneck.data.bit_depth import FULL
-from dinoneck.data.stored_tiles import tile_arguments
+from dinoneck.images.bit_depth import FULL
+from dinoneck.images.stored_tiles import tile_arguments
 
 Values = np.ndarray[Any, Any]
 

@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image, TiffImagePlugin
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from dinoneck.data import tiff
 from dinoneck.errors import DataError
+from dinoneck.images import tiff
 from dinoneck.text import counted
 
 Raw = np.ndarray[Any, Any]

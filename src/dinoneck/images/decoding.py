@@ -14,9 +14,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dinoneck.data import bit_depth, jpeg
-from dinoneck.data.orientation import UPRIGHT, read_orientation, stated_orientation, turn
-from dinoneck.data.pixels import (
+from dinoneck.errors import DataError
+from dinoneck.images import bit_depth, jpeg
+from dinoneck.images.orientation import UPRIGHT, read_orientation, stated_orientation, turn
+from dinoneck.images.pixels import (
     Array,
     Picture,
     check_file,
@@ -27,8 +28,7 @@ from dinoneck.data.pixels import (
     read_planes,
     unfit_dtype,
 )
-from dinoneck.data.pixels import read_size_and_orientation as read_size_of_picture
-from dinoneck.errors import DataError
+from dinoneck.images.pixels import read_size_and_orientation as read_size_of_picture
 
 _RGB = 3  # torchvision.io.ImageReadMode.RGB
 _EXPECTED = "a path, a PIL image, an array (H, W, 3) or a tensor (3, H, W)"

@@ -17,8 +17,9 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from dinoneck.atomic import open_regular
-from dinoneck.data import bit_depth, deep_colours, image_tiffs, jpeg, jpeg_2000, png, pnm, tiff
-from dinoneck.data.orientation import (
+from dinoneck.errors import DataError
+from dinoneck.images import bit_depth, deep_colours, image_tiffs, jpeg, jpeg_2000, png, pnm, tiff
+from dinoneck.images.orientation import (
     SWAPS_SIDES,
     UPRIGHT,
     read_orientation,
@@ -26,7 +27,6 @@ from dinoneck.data.orientation import (
     upright,
     warn_once,
 )
-from dinoneck.errors import DataError
 from dinoneck.text import reason_of
 
 T = TypeVar("T")
@@ -95,7 +95,7 @@ def read_planes(
 ) -> Array:
     """Decode one image to (3, H, W) RGB, or (1, H, W) of a grey one, turned upright by its EXIF tag.
 
-    It is decoded as :func:`dinoneck.data.decoding.read_pixels` describes.
+    It is decoded as :func:`dinoneck.images.decoding.read_pixels` describes.
 
     Args:
         image: a path, a PIL image, or an array (H, W, 3), (H, W, 4) or (H, W).

@@ -15,17 +15,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dinoneck.data.bands import RGB_CHANNELS, read_channels
-from dinoneck.data.decoding import (
+from dinoneck.errors import DataError, ShapeError
+from dinoneck.grid import GridSize, PreparedImages, TokenGrid
+from dinoneck.images.bands import RGB_CHANNELS, read_channels
+from dinoneck.images.decoding import (
     ImageInput,
     as_list,
     read_image_size,
     to_unit_range,
 )
-from dinoneck.data.pixels import in_threads
-from dinoneck.data.recipe import ImageRecipe, Interpolation, Placement, Size
-from dinoneck.errors import DataError, ShapeError
-from dinoneck.grid import GridSize, PreparedImages, TokenGrid
+from dinoneck.images.pixels import in_threads
+from dinoneck.images.recipe import ImageRecipe, Interpolation, Placement, Size
 
 _SHOWN = 5  # sizes in a message
 

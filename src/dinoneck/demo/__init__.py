@@ -1,0 +1,1 @@
+"""Generated images with known labels: a pasture and a grove."""

@@ -1,0 +1,1 @@
+"""From an image file to a tensor, and back: decoding, orientation, bands, sizes, views."""
