@@ -11,15 +11,12 @@ from pathlib import Path
 
 from dinoneck.backbones.block_indices import resolve_layers
 from dinoneck.backbones.known import DINOV3_SMALL, dimensions_of, patch_of
-from dinoneck.data.cells import cell_texts, same_labels, strip_cells
+from dinoneck.data.cells import is_number, same_labels
 from dinoneck.data.class_counts import check_class_counts
-from dinoneck.data.coco_text import parse
-from dinoneck.data.column_kinds import holds_numbers, is_word
 from dinoneck.data.csv_files import CsvFile, check_has_rows, check_header, read_csv_file
-from dinoneck.data.json_parts import part_of_json
-from dinoneck.data.names import is_absolute
-from dinoneck.data.sources import check_files
+from dinoneck.data.files import check_files
 from dinoneck.detection.sizes import DEFAULT_SIZE, check_size
+from dinoneck.errors import DataError
 from dinoneck.necks.strides import stated_strides
 from dinoneck.training.config import AnyConfig, FoldsConfig, TrainConfig, TrainDetectorConfig
 from dinoneck.training.fold_checks import (
@@ -110,10 +107,10 @@ def check_table(run: TrainConfig) -> None:
     table = read_csv_file(data.csv, columns)
     check_header(str(data.csv), table.header, columns, image_column)
     check_has_rows(str(data.csv), len(table.rows))
-    names = strip_cells(table.column(image_column))
+    names = table.column(image_column)
     if data.store is None and all(names):
         folder = data.images or Path(data.csv).parent
-        check_files(names, folder, f"images named in {data.csv}", outside=True)
+        check_files(names, folder, f"images named in {data.csv}")
     _check_folds(run.folds, table, names)
     if not run.tasks and run.folds.count != 1:  # tasks may have other columns
         check_stratify(run.folds.stratify, [*data.targets, *data.aux_targets, *data.multilabel])
@@ -124,8 +121,8 @@ def check_table(run: TrainConfig) -> None:
 
 def _check_classes(column: str, table: CsvFile) -> None:
     """Refuse a column of words that has one class, or nearly as many as images; other columns pass."""
-    filled = [text for text in cell_texts(table.column(column)) if text]
-    if filled and not holds_numbers(filled) and all(map(is_word, filled)):
+    filled = [text for text in table.column(column) if text]
+    if filled and not any(map(is_number, filled)):
         check_class_counts(column, Counter(filled))
 
 
@@ -145,31 +142,6 @@ def _check_folds(folds: FoldsConfig, table: CsvFile, names: Sequence[str]) -> No
 
 
 def check_coco_images(file: str, images: str | None) -> None:
-    """Refuse a COCO file that is none, and images that it names and that are not in their folder.
-
-    Args:
-        file: the JSON; one whose entries are of other types is refused by the training.
-        images: the folder; None: the training finds it.
-
-    Raises:
-        DataError: naming the file, or the images.
-    """
-    content = parse(Path(file))
-    if images is None or not isinstance(content, dict):
-        return
-    entries = content.get("images")
-    if not isinstance(entries, list):
-        return
-    names = []
-    for entry in entries:
-        name = entry.get("file_name") if isinstance(entry, dict) else None
-        if not isinstance(name, str):
-            return
-        names.append(name)
-    check_files(
-        names,
-        images,
-        f"images of {file}",
-        outside=not any(map(is_absolute, names)),
-        part=part_of_json(Path(file)),
-    )
+    """Refuse a COCO file that does not exist; its entries are checked by the training."""
+    if not Path(file).is_file():
+        raise DataError(f"there is no COCO file {file}; check the path")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from dinoneck.data.boxes import BoxImages
-    from dinoneck.data.layout import Subfolders
+    from dinoneck.data.folders import Subfolders
     from dinoneck.evaluation.masks import MaskReader
     from dinoneck.inference.predictor import Predictor
     from dinoneck.task_facts import TaskFacts
@@ -214,7 +214,7 @@ def values_of_rows(
             columns or none of the images. Also if a cell does not fit, or a name stands for several
             rows or images.
     """
-    from dinoneck.data.sources import find_images
+    from dinoneck.data.files import find_images
     from dinoneck.evaluation.predicted_tasks import PredictedTasks
     from dinoneck.evaluation.truth import truth_table
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from dinoneck.backbones.backbone import Backbone
     from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
     from dinoneck.data.boxes import BoxImages
-    from dinoneck.data.layout import Subfolders
+    from dinoneck.data.folders import Subfolders
     from dinoneck.heads.instances import LeastScore
     from dinoneck.images.preprocessing import Preprocessing
     from dinoneck.inference.predictor import Predictor

@@ -6,12 +6,8 @@ size, for training with augmentation, and :func:`to_original` is the way back.
 
 from __future__ import annotations
 
-import contextlib
-import gc
-import logging
 import math
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -22,70 +18,38 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from dinoneck.data.area_checks import (
-    check_areas,
-    check_holes,
-    warn_of_crossing_outlines,
-    warn_of_mask_areas,
-)
-from dinoneck.data.box_checks import check_forms, reaching_over_edge
-from dinoneck.data.box_entries import BoxOfImage, bboxes_of, measure_masks
 from dinoneck.data.cells import PathLike
-from dinoneck.data.coco_entries import BBOX, CocoBox, CocoImage, Repairs, name_entry
-from dinoneck.data.equal_boxes import EqualBoxes, find_equal, warn_of_twins
-from dinoneck.data.listed_images import (
+from dinoneck.data.coco import (
     NO_OBJECT,
-    UNKNOWN_IMAGE,
+    BBox,
+    CocoBox,
+    CocoImage,
     Crowd,
     Ids,
     ListedImages,
     ListedObject,
     ObjectMap,
-    open_json,
 )
-from dinoneck.data.mark_checks import (
-    warn_of_marks,
-    warn_of_turned_boxes,
-)
-from dinoneck.data.mask_checks import check_masks, warn_of_unchecked_masks
 from dinoneck.data.segmentations import (
-    RECTANGLES,
     MaskCrop,
     Shape,
     check_pycocotools,
     crop_mask,
     decode,
-    is_empty,
-    polygon_extent,
     read_shape,
-    run_length_extents,
+    shape_extent,
 )
 from dinoneck.errors import ConfigError, DataError, ShapeError
 from dinoneck.images.decoding import read_pixels, to_uint8
 from dinoneck.images.preprocessing import Preprocessing
 from dinoneck.images.recipe import IMAGENET_MEAN, IMAGENET_STD
-from dinoneck.text import in_words, shorten, some_of
-
-logger = logging.getLogger(__name__)
 
 Target = dict[str, Any]
 Flip = Literal["horizontal", "both"]
-BBox = tuple[float, float, float, float]
 
 SHORTEST_PX = 1  # side of a box
-ZEROS = (0.0, 0.0, 0.0, 0.0)  # of tools that write a bbox though they know none
-_MOST_SIZES = 20  # images whose sizes are read before the form of boxes is doubted
+_EDGE_PX = 2.0  # by which a box may reach over the edge of its image, and a mask over its box
 LARGEST_ZOOM = 2.0  # sides of the canvas over those of the image
-# reasons to leave an object out, see BoxImages.skipped
-OTHER_CLASS = "other class"
-WITHOUT_BOX = "without box"
-NOT_FINITE = "not finite"
-TOO_SMALL = "too small"
-OUTSIDE = "outside"
-TWICE = "twice"
-EMPTY_MASK = "empty mask"
-CROWD = "crowd"
-BOXES_OF_MASKS = "boxes taken from their masks"  # a kind of repair, as it is logged
 MASKS_NOT_READ = "the masks were not read; make the dataset with masks=True"
 
 
@@ -128,9 +92,9 @@ class BoxImages(ListedImages):
             :func:`dinoneck.data.box_transforms`.
         classes: names to keep, in the order that labels number them; boxes of others are skipped
             and counted. None = all, by ascending category id. Give the test set the classes of the
-            training set. If the file lacks some, names are compared without case and blanks.
+            training set.
         allow_unlisted: whether the file may lack some of the ``classes``, as a test set may that
-            shows none of them; a warning names them. A file that has other classes too is refused.
+            shows none of them.
         masks: also give the mask of every box (needs pycocotools, the extra ``masks``).
         crowd: ``"ignore"``: entries with ``iscrowd`` are regions of many objects, which are neither
             trained on nor scored. ``"objects"``: they are objects, as in exports that mark every
@@ -148,19 +112,15 @@ class BoxImages(ListedImages):
         crowd: as passed.
         numbers: image id -> number of its objects, without crowd regions.
         class_counts: class -> number of its objects in all images, without crowd regions.
-        skipped: reason -> number of boxes left out. The reasons are ``crowd``, ``other class``,
-            ``unknown image``, ``not finite``, and five more. ``outside``: less than 1 px of a side
-            lies in the image. ``too small``: a side is shorter than 1 px. ``twice``: image, class,
-            box and mask are equal. ``without box``: it has no box and no mask. ``empty mask`` (with
-            ``masks``): no pixel of the mask lies in the image.
-        repaired: what was written in another way than COCO's, and read -> how often.
+        skipped: reason -> number of boxes left out: ``crowd``, ``other class``, ``too small`` (a side
+            is shorter than 1 px).
         clipped: boxes that reached over the image's edge and were cut there.
         without_boxes: images that have none left.
 
     Raises:
-        DataError: if the JSON or an image cannot be used, the boxes are given in another form
-            (corners, shares of the image's sides), or they contradict their masks or areas; it
-            names the file, the entry, the value and the remedy.
+        DataError: if the JSON or an image cannot be used, a box lies outside of its image, is listed
+            twice or with two classes, or a mask reaches out of its box; it names the file, the
+            entry, the value and the remedy.
         ConfigError: if ``crowd`` is another word.
         ImportError: if masks are asked for and pycocotools is not installed.
 
@@ -196,19 +156,19 @@ class BoxImages(ListedImages):
     ) -> None:
         if masks:
             check_pycocotools()
-        with _paused_collector():
-            opened = open_json(
-                annotations, CocoBox, images, classes, crowd, allow_unlisted=allow_unlisted
-            )
-            boxes = opened.annotations
-            super().__init__(opened)
-            self.transform = transform
-            self.masks = masks
-            self.bits = bits
-            self.clipped = 0
-            self._objects = self._objects_of_images(boxes)
-        self._log_repairs()
-        self._log_skipped(boxes)
+        super().__init__(
+            annotations,
+            CocoBox,
+            images,
+            classes=classes,
+            crowd=crowd,
+            allow_unlisted=allow_unlisted,
+        )
+        self.transform = transform
+        self.masks = masks
+        self.bits = bits
+        self.clipped = 0
+        self._objects = self._objects_of_images(self._coco.annotations)
 
     @property
     def without_boxes(self) -> int:
@@ -353,239 +313,75 @@ class BoxImages(ListedImages):
         }
 
     def _objects_of_images(self, boxes: Sequence[CocoBox]) -> list[list[_BoxObject]]:
-        """The objects of each image: boxes are clipped, and compared with their images and masks."""
-        crowds_are_regions = self.crowd == "ignore"
-        selected = self._select(boxes)
-        bboxes = bboxes_of(selected)
-        equal = find_equal(selected, bboxes, crowds_are_regions=crowds_are_regions)
-        lost = Counter[str]()  # reason -> boxes that show nothing
-        visible: list[BoxOfImage] = []
-        for entry in selected:
-            reason = reason_to_skip(entry.bbox, clip(entry.bbox, entry.image))
-            if reason:
-                lost[reason] += 1
-                self._count_skipped(entry, reason)
-            elif entry.index in equal.repeated:
-                self._count_skipped(entry, TWICE)
-            else:
-                visible.append(entry)
-        self._read_shapes(visible)
-
-        # what the file says of its boxes, in this order: the first error explains those that follow
-        self._check_sizes(reaching_over_edge(selected, bboxes))
-        check_forms(self.file, selected, bboxes, lost)
-        self._check_boxes(visible)
-        self._warn_of_contradictions(equal, visible)
-        warn_of_twins(self.file, visible, crowds_are_regions=crowds_are_regions)
-
+        """The objects of each image: boxes are checked, and cut at the edge of their image."""
+        image_of = {image.id: image for image in self._images}
         objects: dict[Any, list[_BoxObject]] = {image_id: [] for image_id in self.ids}
-        for entry in visible:
-            if self.masks and _shows_nothing(entry):
-                self._count_skipped(entry, EMPTY_MASK)
-            else:
-                objects[entry.image.id].append(self._object_of(entry))
+        first_of: dict[Any, tuple[str, CocoBox]] = {}
+        for i, box in enumerate(boxes):
+            where = f"{self.file}: annotations[{i}] (id {box.id})"
+            image = image_of[box.image_id]
+            if box.category_id not in self._label_of:
+                self.skipped["other class"] += 1
+                continue
+            entry = self._object_of(box, image, where)
+            if entry is None:
+                self.skipped["too small"] += 1
+                continue
+            place = (box.image_id, entry.corners, entry.is_crowd)
+            other, first = first_of.setdefault(place, (where, box))
+            if first is not box and first.segmentation == box.segmentation:
+                difference = "twice" if first.category_id == box.category_id else "with two classes"
+                raise DataError(
+                    f"{where} and {other} are one box of image {image.id}, {list(entry.corners)} "
+                    f"{difference}; take one of them out"
+                )
+            if entry.is_crowd:
+                self.skipped["crowd"] += 1
+            objects[box.image_id].append(entry)
         return list(objects.values())
 
-    def _read_shapes(self, boxes: Sequence[BoxOfImage]) -> None:
-        """Read the masks of boxes into their ``shape``.
-
-        Raises:
-            DataError: with ``masks=True``, if none of the boxes has a mask, or one cannot be read.
-        """
-        # repairs of masks that are only compared are not reported
-        repairs = self.repaired if self.masks else Repairs()
-        if self.masks:
-            self._check_masked(boxes)
-        for entry in boxes:
-            entry.shape = self._read_shape(entry, repairs)
-
-    def _check_sizes(self, boxes: Sequence[BoxOfImage]) -> None:
-        """Compare the sizes of the images of some boxes with their files: other sizes explain the boxes.
-
-        Raises:
-            DataError: if the JSON states another size.
-        """
-        row_of = {image_id: row for row, image_id in enumerate(self.ids)}
-        rows = dict.fromkeys(row_of[entry.image.id] for entry in boxes)
-        for row in list(rows)[:_MOST_SIZES]:
-            self._check_size(row)
-
-    def _count_skipped(self, entry: BoxOfImage, reason: str) -> None:
-        """Count a box that is left out; a crowd region counts as one, whatever else it is."""
-        self.skipped[CROWD if self._is_crowd(entry.box.iscrowd) else reason] += 1
-
-    def _object_of(self, entry: BoxOfImage) -> _BoxObject:
-        """The object that a box shows; a crowd region and a box that is clipped are counted."""
-        is_crowd = self._is_crowd(entry.box.iscrowd)
-        corners = clip(entry.bbox, entry.image)
-        if is_crowd:
-            self.skipped[CROWD] += 1  # it is kept as a region, but is no object
-        elif is_clipped(entry.bbox, corners):
+    def _object_of(self, box: CocoBox, image: CocoImage, where: str) -> _BoxObject | None:
+        """The object that an annotation shows; None if its box is shorter than a pixel."""
+        size = (image.height, image.width)
+        shape = read_shape(box, size, where) if self.masks else None
+        if box.bbox is None:
+            raise DataError(
+                f"{where} has no bbox; expected x, y of the upper left corner, width and height in pixels"
+            )
+        if min(box.bbox[2:]) < SHORTEST_PX:
+            return None
+        corners = clip(box.bbox, image)
+        if not _is_inside(box.bbox, image):
+            raise DataError(
+                f"{where} has the bbox {list(box.bbox)}, which reaches out of image {image.id} "
+                f"({image.height}x{image.width} px, height x width); expected x, y, width and height "
+                "in its pixels, not corners"
+            )
+        if shape is not None:
+            _check_in_box(shape_extent(shape, *size), box.bbox, where)
+        if is_clipped(box.bbox, corners):
             self.clipped += 1
-        return _BoxObject(
-            label=self._label_of[entry.box.category_id],
-            is_crowd=is_crowd,
-            corners=corners,
-            shape=entry.shape if self.masks else None,
+        label = self._label_of[box.category_id]
+        return _BoxObject(label, self._is_crowd(box.iscrowd), corners, shape)
+
+
+def _is_inside(bbox: BBox, image: CocoImage) -> bool:
+    x, y, width, height = bbox
+    edges = (x + _EDGE_PX, y + _EDGE_PX, image.width - x - width + _EDGE_PX)
+    return all(map(math.isfinite, bbox)) and min(*edges, image.height - y - height + _EDGE_PX) >= 0
+
+
+def _check_in_box(extent: BBox | None, bbox: BBox, where: str) -> None:
+    """Refuse a mask that reaches out of its box."""
+    x, y, width, height = bbox
+    if extent is None:
+        raise DataError(f"{where} has a mask that shows no pixel; draw it, or take the entry out")
+    reach = max(x - extent[0], y - extent[1], extent[2] - x - width, extent[3] - y - height)
+    if reach > _EDGE_PX:
+        raise DataError(
+            f"{where} has the bbox {list(bbox)}, and its mask reaches {reach:.0f} px out of it (left, "
+            f"top, right, bottom: {[round(side, 1) for side in extent]}); correct one of them"
         )
-
-    def _check_boxes(self, visible: Sequence[BoxOfImage]) -> None:
-        """Compare boxes with their masks and areas, and look at what they say of themselves."""
-        masked = measure_masks(visible)
-        check_masks(self.file, masked, num_boxes=len(visible))
-        warn_of_unchecked_masks(self.file, masked)
-        warn_of_mask_areas(self.file, masked)
-        check_areas(self.file, visible)
-        warn_of_turned_boxes(self.file, visible)
-        warn_of_marks(self.file, visible)
-        if self.masks:
-            self._check_shown(visible)
-            check_holes(self.file, visible)
-            warn_of_crossing_outlines(self.file, visible)
-
-    def _warn_of_contradictions(self, equal: EqualBoxes, visible: Sequence[BoxOfImage]) -> None:
-        """Warn of equal boxes of two classes."""
-        shown = {entry.index for entry in visible}
-        pairs = []
-        for first, second in equal.contradicting:
-            if first.index in shown and second.index in shown:
-                pairs.append((first, second))
-        if not pairs:
-            return
-        first, second = pairs[0]
-        logger.warning(
-            "%s: %d of %d boxes are in the place of a box of another class, such as %s, %r, and %s, "
-            "%r, both %s in image %s. If an object has one class, take the wrong one out",
-            self.file,
-            len(pairs),
-            len(visible),
-            first.name,
-            self.classes[self._label_of[first.box.category_id]],
-            second.name,
-            self.classes[self._label_of[second.box.category_id]],
-            list(first.bbox),
-            first.image.id,
-        )
-
-    def _select(self, boxes: Sequence[CocoBox]) -> list[BoxOfImage]:
-        """The boxes of the classes and of listed images; the others are counted."""
-        image_of = {image.id: image for image in self._images}
-        selected = []
-        for i, box in enumerate(boxes):
-            image = image_of.get(box.image_id)
-            if box.category_id not in self._label_of:
-                self.skipped[OTHER_CLASS] += 1
-                continue
-            if image is None:
-                self.skipped[UNKNOWN_IMAGE] += 1
-                continue
-            bbox = box.bbox
-            if (bbox is None or bbox == ZEROS) and box.segmentation:
-                bbox = self._bbox_of_mask(i, box, image)
-            if bbox is None:
-                self.skipped[WITHOUT_BOX] += 1
-            else:
-                selected.append(BoxOfImage(i, box, bbox, image))
-        return selected
-
-    def _bbox_of_mask(self, i: int, box: CocoBox, image: CocoImage) -> BBox:
-        """The extent of the mask of an annotation that has no box, or one of zeros."""
-        try:
-            bbox = self._extent_of_mask(i, box, image)
-        except (DataError, ImportError):
-            if box.bbox is None:
-                raise
-            return box.bbox
-        self.repaired[BOXES_OF_MASKS] += 1
-        return bbox
-
-    def _extent_of_mask(self, i: int, box: CocoBox, image: CocoImage) -> BBox:
-        """The extent of a mask as x, y, width and height."""
-        where = f"{self.file}: {name_entry('annotations', i, box.id)}"
-        # the mask is read again with those of the other boxes, and its repairs are counted there
-        uncounted = Repairs()
-        shape = read_shape(box, (image.height, image.width), where, uncounted)
-        if shape is None:
-            raise DataError(
-                f"{where} has no bbox, and its segmentation {shorten(box.segmentation)} covers no "
-                f"area; expected a bbox: {BBOX}"
-            )
-        if isinstance(shape, list):
-            left, top, right, bottom = polygon_extent(shape)
-        else:
-            left, top, right, bottom = run_length_extents([shape])[0].tolist()
-        return left, top, right - left, bottom - top
-
-    def _read_shape(self, entry: BoxOfImage, repairs: Repairs) -> Shape | None:
-        """The mask of a box; without ``masks`` it is only compared, so what cannot be read is None."""
-        size = (entry.image.height, entry.image.width)
-        if self.masks:
-            return read_shape(entry.box, size, f"{self.file}: {entry.name}", repairs)
-        if not entry.box.segmentation:
-            return None
-        try:
-            return read_shape(entry.box, size, "", repairs)
-        except DataError:
-            return None
-
-    def _check_masked(self, boxes: Sequence[BoxOfImage]) -> None:
-        """Refuse a file of boxes alone where masks are asked for."""
-        if boxes and all(entry.box.segmentation is None for entry in boxes):
-            raise DataError(
-                f"{self.file}: none of the {len(boxes)} objects has a mask (segmentation), such as "
-                f"{boxes[0].name}; draw masks, or train a detector of boxes (--boxes)"
-            )
-
-    def _check_shown(self, boxes: Sequence[BoxOfImage]) -> None:
-        """Refuse a file of which no object has a mask that shows something."""
-        if not boxes:
-            return
-        if all(entry.shape is None for entry in boxes):
-            first = boxes[0]
-            raise DataError(
-                f"{self.file}: the masks of all {len(boxes)} objects are empty, such as the "
-                f"segmentation {shorten(first.box.segmentation)} of {first.name}; expected "
-                "polygons of three points or more, [[x, y, x, y, x, y, ...]], or run lengths"
-            )
-        num_rectangles = self.repaired[RECTANGLES]  # boxes that were read as their own mask
-        # rectangles are masks only next to masks
-        if num_rectangles >= len(boxes):
-            raise DataError(
-                f"{self.file}: none of the {len(boxes)} objects has a mask: their segmentation is "
-                "empty or repeats the box; draw masks, or train a detector of boxes (--boxes)"
-            )
-
-    def _log_skipped(self, boxes: Sequence[CocoBox]) -> None:
-        """Say what was left out; crowd regions have a line of their own."""
-        left_out = Counter(self.skipped)
-        self._log_crowd(left_out.pop(CROWD, 0), len(boxes))
-        if left_out:
-            logger.warning(
-                "%s: boxes left out: %s (of %d)", self.file, in_words(left_out), len(boxes)
-            )
-
-
-@contextlib.contextmanager
-def _paused_collector() -> Iterator[None]:
-    """Pause Python's garbage collector.
-
-    A file of 100,000 boxes becomes millions of values, none of them garbage; the collector looks at
-    them again and again, which takes half of the time of reading.
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
-def _shows_nothing(entry: BoxOfImage) -> bool:
-    """Whether the mask of an object has no pixel in its image."""
-    if entry.shape is None:
-        return True
-    return is_empty(entry.shape, entry.image.height, entry.image.width)
 
 
 def clip(bbox: BBox, image: CocoImage) -> BBox:
@@ -603,23 +399,6 @@ def is_clipped(bbox: BBox, corners: BBox) -> bool:
     """Whether corners are those of a part of a box."""
     x, y, width, height = bbox
     return corners != (x, y, x + width, y + height)
-
-
-def reason_to_skip(bbox: BBox, corners: BBox) -> str:
-    """Return why a box shows nothing; empty if it shows something.
-
-    Args:
-        bbox: x, y, width and height.
-        corners: left, top, right and bottom of the part in the image.
-    """
-    left, top, right, bottom = corners
-    if not all(map(math.isfinite, bbox)):
-        return NOT_FINITE
-    if min(bbox[2], bbox[3]) < SHORTEST_PX:
-        return TOO_SMALL
-    if min(right - left, bottom - top) < SHORTEST_PX:
-        return OUTSIDE
-    return ""
 
 
 def _decoded(entry: _BoxObject, height: int, width: int) -> np.ndarray[Any, Any]:

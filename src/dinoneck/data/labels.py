@@ -7,8 +7,7 @@ image. So cell (r, c) of the label covers what patch (r, c) of the prepared imag
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,46 +18,25 @@ from torch import Tensor
 
 from dinoneck.checks import LARGEST_FLOAT
 from dinoneck.codec import normalize_fields
-from dinoneck.data.class_counts import warn_of_empty_classes
-from dinoneck.data.label_files import LabelRaster, read_labels, without_alpha
-from dinoneck.data.label_marks import MarkCheck
-from dinoneck.data.label_notes import Rule
-from dinoneck.data.label_numbers import NumberCheck
-from dinoneck.data.label_sets import (
-    PaletteCheck,
-    check_whole,
-    count_values,
-    describe_misfit,
-    is_black_and_white,
-    mask_classes,
-    one_band,
-    some_of_numbers,
-    survey_masks,
-    used_colours,
-)
-from dinoneck.data.label_tiffs import Raw
+from dinoneck.data.label_files import LabelRaster, Raw, read_labels
+from dinoneck.data.masks import check_whole, mask_classes, one_band, some_of_numbers, survey_masks
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.grid import patch_pair
 from dinoneck.images.preprocessing import Preprocessing, on_canvas, resample
 from dinoneck.images.recipe import Interpolation
 from dinoneck.text import counted, some_of
 
-logger = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True)
 class DenseLabels:
     """How stored label rasters become targets for the cells of a patch grid.
 
-    A label belongs to the upright image and has its size. It is a path (PNG or TIFF: grey of 1, 8,
-    12 or 16 bits, 32-bit integers or floats, several bands of 8 bits, or a palette, whose indices
-    count; BMP, GIF, PGM or PFM), a PIL image, or an array or tensor (H, W) or (H, W, K). What Pillow
-    would read with other numbers, such as several bands of 16 bits, is refused: read it with a
-    raster library and pass the array.
+    A label belongs to the upright image and has its size. It is a path (a TIFF of any numbers, else
+    a grey picture or one with a palette, whose indices count), a PIL image, or an array or tensor
+    (H, W) or (H, W, K).
 
-    Pixels without a label weigh nothing. They are NaN, the values ``nodata``, what the file itself
-    marks (the tag GDAL_NODATA, GDAL's ``.aux.xml``, the transparent colour of a grey PNG, alpha 0),
-    and masked pixels of a NumPy masked array. An alpha band is no band of the label.
+    Pixels without a label weigh nothing. They are NaN, the values ``nodata``, what the tag
+    GDAL_NODATA of the file marks, alpha 0, and masked pixels of a NumPy masked array.
 
     Args:
         scale: target units per stored unit, e.g. 1 / 65535, or 0.001 for millimetres as metres.
@@ -169,9 +147,7 @@ class DenseLabels:
             preprocess: how the images are prepared.
             image_sizes: (height, width) in pixels of each upright image, to be checked; None checks
                 nothing.
-            bands: K of labels of numbers, to be checked; a grey picture that was saved in colours
-                has 1 or 3. None: if all of several bands are such pictures, they have 1, which a
-                warning states.
+            bands: K of labels of numbers, to be checked; None checks nothing.
 
         Returns:
             values (B, K, rows, cols), 0 where nothing is valid, and weight (B, rows, cols): how
@@ -179,53 +155,26 @@ class DenseLabels:
             float32.
 
         Raises:
-            DataError: if a label cannot be read as it is stored, holds colours where class indices
-                are expected, a value that is no class and not nodata, or an infinite value, naming
-                the file; if the file marks values as unlabelled that ``nodata`` does not have; if
-                it has another size than its image; if an index of a palette has another colour in
-                two labels; if labels come to different grids or numbers of bands, or note two
-                scales.
+            DataError: if a label cannot be read, holds colours where class indices are expected, a
+                value that is no class and not nodata, or an infinite value, naming the file; if it
+                has another size than its image; if labels come to different grids or numbers of
+                bands.
             GridError: if the patch leaves a remainder that ``resize="keep"`` refuses.
         """
-        check = NumberCheck(self._nodata, Rule(self.scale, self.offset))
-        marks = MarkCheck(self._nodata)
         label_values = []
         label_weights = []
-        grey_pictures = []
-        others_of_several_bands = []
-        for raster in self._read(labels, image_sizes):
+        for raster in read_labels(labels, image_sizes):
             if self.classes is None:
-                if raster.is_grey_picture:
-                    grey_pictures.append(raster.name)
-                elif raster.values.shape[2] > 1:
-                    others_of_several_bands.append(raster.name)
-                planes, valid = self._quantities(raster, check)
+                planes, valid = self._quantities(raster)
             else:
-                index = self._index(raster, self.classes, marks)
+                index = self._index(raster, self.classes)
                 planes = (index == k for k in range(self.classes))
                 valid = index >= 0
             weight = cell_sums(valid, preprocess)
             sums = torch.stack([cell_sums(plane, preprocess) for plane in planes])
             label_values.append(torch.where(weight > 0, sums / weight, 0.0).float())
             label_weights.append(weight.float())
-        check.report()
-        marks.report()
-        if bands is None and grey_pictures and not others_of_several_bands:
-            logger.warning(
-                "%s of grey pictures that were saved in colours, such as %s: their three equal bands "
-                "are read as one; bands=3 keeps them",
-                counted(len(grey_pictures), "label"),
-                grey_pictures[0],
-            )
-            bands = 1
-        if bands == 1 and others_of_several_bands:
-            raise DataError(
-                f"{others_of_several_bands[0]} has several bands that differ, and bands is 1; "
-                "expected one band, or a grey picture"
-            )
         if bands is not None:
-            # of a grey picture, whose bands are equal, the first ones
-            label_values = [values[:bands] for values in label_values]
             _check_bands(label_values, bands)
         return _batch(label_values), torch.stack(label_weights)
 
@@ -249,36 +198,19 @@ class DenseLabels:
             raise ConfigError(
                 "indices are for class labels; make the record with DenseLabels(classes=...)"
             )
-        maps = []
-        marks = MarkCheck(self._nodata)
-        for raster in self._read(labels, image_sizes):
-            maps.append(_nearest(self._index(raster, self.classes, marks), preprocess))
-        marks.report()
+        maps = [
+            _nearest(self._index(raster, self.classes), preprocess)
+            for raster in read_labels(labels, image_sizes)
+        ]
         return _batch(maps)
 
-    def _read(
-        self, labels: Any, image_sizes: Sequence[Sequence[int]] | None
-    ) -> Iterator[LabelRaster]:
-        """Read the labels, of which palettes must agree; alpha bands are gone."""
-        palettes = PaletteCheck()
-        for raster in read_labels(labels, image_sizes):
-            opaque = without_alpha(raster)
-            if opaque.palette is not None:
-                palettes.add(opaque.name, used_colours(opaque), self._nodata)
-            elif self.classes is not None and opaque.values.dtype == np.uint8:
-                # as files with a palette
-                values, _ = count_values(opaque.values)
-                classes = [value for value in values.tolist() if value not in self._nodata]
-                palettes.add_grey(opaque.name, classes)
-            yield opaque
-        palettes.report()
+    def stored_indices(self, label: Any) -> Raw:
+        """Return the class of each pixel of one label (H, W) at its own size, -1 = unlabelled."""
+        return self._index(next(read_labels([label])), self.classes or 0).numpy()
 
-    def _quantities(
-        self, raster: LabelRaster, check: NumberCheck
-    ) -> tuple[Iterable[Tensor], Tensor]:
+    def _quantities(self, raster: LabelRaster) -> tuple[Iterable[Tensor], Tensor]:
         """One (H, W) tensor per band, 0 where invalid, and the valid pixels."""
         unlabelled = raster.unlabelled(self._nodata)
-        check.add(raster, unlabelled)
         with np.errstate(over="ignore", invalid="ignore"):
             exact = raster.values.astype(np.float64) * self.scale + self.offset
             values = np.where(unlabelled[..., None], 0.0, exact).astype(np.float32)
@@ -292,24 +224,19 @@ class DenseLabels:
         planes = torch.from_numpy(values).permute(2, 0, 1).contiguous()
         return planes, torch.from_numpy(~unlabelled)
 
-    def _index(self, raster: LabelRaster, classes: int, marks: MarkCheck) -> Tensor:
-        """Class indices (H, W), int64; -1 where invalid. ``marks`` notes the values."""
+    def _index(self, raster: LabelRaster, classes: int) -> Tensor:
+        """Class indices (H, W), int64; -1 where invalid."""
         band = one_band(raster)
         unlabelled = raster.unlabelled(self._nodata)
-        if raster.nodata is not None and self.class_values is not None:
-            marked_classes = {*raster.nodata.values} & {*self.class_values}
-            if marked_classes:
-                raise DataError(
-                    f"{raster.name}: {raster.nodata.source} marks {min(marked_classes):g} as unlabelled, and "
-                    f"class_values has it as a class; {raster.nodata.removal}, or leave it out of "
-                    "class_values"
-                )
         index, is_class = self._classes_of(band, classes)
-        is_wrong = ~unlabelled & ~is_class
-        if is_wrong.any():
-            self._refuse(raster.name, band[~unlabelled], classes)
-        values, counts = count_values(band[~unlabelled])
-        marks.add(raster.name, raster.nodata, values, counts)
+        wrong = band[~unlabelled & ~is_class]
+        if wrong.size:
+            check_whole(wrong, raster.name)
+            expected = range(classes) if self.class_values is None else self.class_values
+            raise DataError(
+                f"{raster.name} holds {wrong[0]:g} ({counted(wrong.size, 'pixel')} are of no class); "
+                f"expected {some_of_numbers(expected)}, or name it as nodata"
+            )
         return torch.from_numpy(np.where(unlabelled, -1, index))
 
     def _classes_of(self, band: Raw, classes: int) -> tuple[Raw, Raw]:
@@ -323,50 +250,19 @@ class DenseLabels:
         position = np.searchsorted(ordered, band).clip(max=len(ordered) - 1)
         return order[position], ordered[position] == band
 
-    def _refuse(self, name: str, labelled: Raw, classes: int) -> None:
-        """Raise the error for a mask of which a value is no class."""
-        values, counts = count_values(labelled)
-        check_whole(values, counts, name)
-        pixels = dict(zip(map(int, values.tolist()), counts.tolist(), strict=True))
-        stored = None if self.class_values is None else [*self.class_values]
-        raise DataError(f"{name} holds {describe_misfit(pixels, classes, stored)}")
-
 
 def count_classes(labels: Any, nodata: float | Sequence[float] | None = None) -> int:
     """Return how many classes masks have: 1 + their largest index.
-
-    An index below it that no pixel has is named in a warning.
 
     Args:
         labels: masks, one band of class indices or a palette each.
         nodata: stored values that are no class.
 
     Raises:
-        DataError: if a mask cannot be read, or its values are not class indices. Such values are
-            colours, fractions, negative numbers, grey levels of smoothed masks, ids of objects, and
-            255 as the only index above 253. 0 and 255 alone are refused too: they are two classes,
-            see ``DenseLabels(class_values=(0, 255))``. Masks of numbers per pixel are recognised by
-            their values: in most masks 50 or more, or 10 or more that change from pixel to pixel by
-            small steps.
+        DataError: if a mask cannot be read, or its values are no class indices below 256.
     """
-    unlabelled = DenseLabels(nodata=nodata)._nodata
-    survey = survey_masks(labels, unlabelled)
-    if is_black_and_white(survey.pixels):
-        black, white = survey.pixels
-        raise DataError(
-            f"{survey.holder(white)} holds {white}, and the masks hold no other value but 0: they "
-            f"are two classes, which DenseLabels(class_values=({black}, {white})) reads. Pass "
-            f"nodata={white} only if it marks pixels without a class"
-        )
-    classes = mask_classes(survey)
-    warn_of_empty_classes(
-        classes.pixels,
-        "pixel",
-        "the masks",
-        remedy=f"They hold {some_of_numbers(survey.pixels)}; if these are all classes, pass them as "
-        "class_values",
-    )
-    return len(classes.names)
+    survey = survey_masks(labels, DenseLabels(nodata=nodata)._nodata)
+    return len(mask_classes(survey).names)
 
 
 def cell_sums(plane: Tensor, recipe: Preprocessing) -> Tensor:

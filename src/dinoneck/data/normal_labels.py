@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
-from dinoneck.data.label_files import LabelRaster, read_label, sizes_of, without_alpha
+from dinoneck.data.label_files import read_label
 from dinoneck.data.labels import cell_sums
 from dinoneck.errors import DataError
-from dinoneck.images import deep_colours, png
 from dinoneck.images.decoding import as_list, read_stated_orientation
-from dinoneck.images.orientation import (
-    UPRIGHT,
-    stated_orientation,
-    turn_components,
-    turn_vectors,
-    upright,
-)
-from dinoneck.images.pixels import BYTE_TO_16_BITS, read_picture
+from dinoneck.images.orientation import turn_components
 from dinoneck.images.preprocessing import Preprocessing, on_canvas
-from dinoneck.images.vector_tiffs import is_vector_tiff, read_vectors
 from dinoneck.text import some_of
 
 Array = np.ndarray[Any, Any]
@@ -133,48 +120,15 @@ class NormalLabels:
 
 def _read_all(labels: Any, image_sizes: Sequence[Sequence[int]] | None) -> Iterator[Tensor]:
     singles = as_list(labels, "labels")
-    sizes = sizes_of(singles, image_sizes)
+    sizes: Sequence[Any] = [None] * len(singles) if image_sizes is None else image_sizes
     for number, (label, size) in enumerate(zip(singles, sizes, strict=True)):
         yield _read_normals(label, size, number)
 
 
 def _read_normals(label: Any, size: Sequence[int] | None, number: int) -> Tensor:
     """The normals (3, H, W) of one label, upright and of length 1; NaN where none is known."""
-    if isinstance(label, str | os.PathLike) and is_vector_tiff(Path(label)):
-        stored = _read_vector_tiff(Path(label))
-    else:
-        stored = _read_raster(label, size, number)
-    _check_size(stored.name, stored.vectors, size)
-    return _checked(stored.vectors, stored.is_hidden, stored.name)
-
-
-@dataclass(frozen=True)
-class _StoredVectors:
-    """The vectors of a label as its numbers spell them, turned upright.
-
-    Attributes:
-        name: what messages call the label.
-        vectors: (3, H, W), of any length; NaN where the file has it.
-        is_hidden: (H, W) bool, pixels that the file marks as unknown.
-    """
-
-    name: str
-    vectors: Tensor
-    is_hidden: Tensor
-
-
-def _read_vector_tiff(path: Path) -> _StoredVectors:
-    stored, orientation = read_vectors(path)
-    vectors = torch.from_numpy(turn_vectors(stored, orientation))
-    is_hidden = torch.zeros(vectors.shape[1:], dtype=torch.bool)
-    return _StoredVectors(str(path), vectors, is_hidden)
-
-
-def _read_raster(label: Any, size: Sequence[int] | None, number: int) -> _StoredVectors:
-    """The vectors of a picture or an array."""
-    deep_raster = _read_deep(label, number)  # before Pillow has loaded it
-    orientation = _orientation_of(label, number)  # Pillow drops that of a TIFF as it loads it
-    raster = without_alpha(deep_raster or read_label(label, size, number))
+    orientation = read_stated_orientation(label)
+    raster = read_label(label, size, number)
     if raster.values.shape[2] != _BANDS or raster.palette is not None:
         raise DataError(
             f"{raster.name} has {raster.values.shape[2]} of the three bands of surface normals; "
@@ -185,60 +139,7 @@ def _read_raster(label: Any, size: Sequence[int] | None, number: int) -> _Stored
         is_hidden |= torch.from_numpy(raster.is_hidden)
     # the pixels are upright already
     vectors = torch.from_numpy(turn_components(values.numpy(), orientation))
-    return _StoredVectors(raster.name, vectors, is_hidden)
-
-
-def _read_deep(label: Any, number: int) -> LabelRaster | None:
-    """A PNG with colours of 16 bits, which :func:`read_label` rejects; None for other labels."""
-    if isinstance(label, Image.Image):
-        return _deep_raster(label, f"label {number} (a PIL image)")
-    if isinstance(label, str | os.PathLike) and Path(label).suffix.lower() == ".png":
-        return read_picture(Path(label), _deep_raster, noun="label")
-    return None
-
-
-def _deep_raster(image: Image.Image, name: str) -> LabelRaster | None:
-    """The numbers of a PNG with colours of 16 bits; None for other files, and where it is decoded already."""
-    is_of_colours = image.format == "PNG" and image.mode in ("RGB", "RGBA")
-    if not is_of_colours or not deep_colours.is_deep(image):
-        return None
-    file = deep_colours.file_of(image)
-    if not file:
-        return None
-    png.check_end(image)
-    low_image = deep_colours.low_bytes(file)
-    if low_image is None:
-        return None
-    transparent = image.info.get("transparency")
-    high = np.asarray(upright(image)).astype(np.uint16)
-    values = (high << 8) | np.asarray(upright(low_image))  # (H, W, 3), or 4 with alpha
-    colours = values[..., :_BANDS]
-    alpha = None
-    if image.mode == "RGBA":
-        alpha = values[..., _BANDS]
-    is_hidden = None
-    if transparent is not None:
-        is_hidden = (colours == np.asarray(transparent)).all(axis=2)
-    return LabelRaster(name, colours, alpha=alpha, is_hidden=is_hidden, is_colour=True)
-
-
-def _orientation_of(label: Any, number: int) -> int:
-    """The EXIF orientation by which the pixels of a label will be turned.
-
-    Raises:
-        DataError: for a PIL image of a TIFF that is loaded already.
-    """
-    if isinstance(label, str | os.PathLike):
-        return read_stated_orientation(Path(label))
-    if not isinstance(label, Image.Image):
-        return UPRIGHT
-    if label.format == "TIFF" and not getattr(label, "tile", ()):
-        raise DataError(
-            f"label {number} (a PIL image) is of a TIFF that is loaded already: Pillow drops an "
-            "EXIF orientation once it has turned the pixels by it, so that the vectors cannot be "
-            "turned with them; pass the file"
-        )
-    return stated_orientation(label)
+    return _checked(vectors, is_hidden, raster.name)
 
 
 def _decode(values: Array, name: str) -> tuple[Tensor, Tensor]:
@@ -254,19 +155,10 @@ def _decode(values: Array, name: str) -> tuple[Tensor, Tensor]:
     # black, both middle greys and white
     greys = [0, largest // 2, largest // 2 + 1, largest]
     if values.dtype == np.uint16:  # may have been made of 8 bits
-        greys += [grey * BYTE_TO_16_BITS for grey in _MIDDLE_GREYS]
+        greys += [grey * 257 for grey in _MIDDLE_GREYS]
     for grey in greys:
         is_hidden |= is_grey & (planes[0] == grey)
     return planes * (2.0 / largest) - 1.0, is_hidden
-
-
-def _check_size(name: str, vectors: Tensor, size: Sequence[int] | None) -> None:
-    height, width = vectors.shape[1:]
-    if size is not None and (height, width) != tuple(size):
-        raise DataError(
-            f"{name} is {height}x{width} px (height x width), its image is {size[0]}x{size[1]} px; a "
-            "label has the size of its upright image"
-        )
 
 
 def _checked(vectors: Tensor, is_hidden: Tensor, name: str) -> Tensor:

@@ -18,7 +18,7 @@ from dinoneck.data.cells import (
     check_unique,
     is_missing,
 )
-from dinoneck.data.layout import HELD_OUT
+from dinoneck.data.folders import HELD_OUT
 from dinoneck.errors import DataError
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data import run_names
 from dinoneck.data.boxes import BoxImages
 from dinoneck.data.cells import IMAGES
-from dinoneck.data.copies import find_copies, warn_of_changed_copies, warn_of_copies
+from dinoneck.data.coco import UNKNOWN, Ids
 from dinoneck.data.labels import DenseLabels
-from dinoneck.data.listed_images import UNKNOWN, Ids
+from dinoneck.data.summary import DataSummary
 from dinoneck.data.table import Table
 from dinoneck.detection.evaluation import (
     class_thresholds,
@@ -150,13 +150,14 @@ def train_instances(
     )
     noun = "object" if data.panoptic is None else "segment"
     dataset.check_trainable(noun)
-    dataset.warn_of_turned_images()
-    if config.folds.count != 1:
-        warn_of_changed_copies(dataset.paths, remedy="Leave them out")
+    summary = DataSummary.of_objects(dataset)
+    for line in summary.lines:
+        logger.warning("data: %s", line)
     tiles = ObjectTiles(dataset, tiling_of(config, dataset))
     _log_tiles(tiles)
     config = with_object_defaults(config, tiles, stated)
     trainer = prepare_instances(config, Path(out), tiles, overwrite=overwrite, resume=resume)
+    trainer.summary = summary
     for fold in trainer.folds:
         if not fold.is_of_all_images:
             train_images = dataset.take(fold.train.tolist())
@@ -264,7 +265,6 @@ def prepare_instances(
     # a name that is not registered is refused before anything is read
     type_name = head_type(config)
     dataset = tiles.images
-    warn_of_copies(find_copies(dataset.paths), parts={}, values={})
     table = _table_of_dataset(dataset)
     if resume:
         config = continued_runtime(config, out)

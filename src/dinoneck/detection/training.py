@@ -7,7 +7,6 @@ import json
 import logging
 import math
 import os
-from collections import Counter
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
@@ -25,9 +24,7 @@ from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.configured import fields_of
 from dinoneck.data import run_names
 from dinoneck.data.boxes import BoxImages, Target, box_transforms, collate_boxes, to_original
-from dinoneck.data.copies import find_copies, warn_of_changed_copies, warn_of_copies
-from dinoneck.data.ground import warn_of_overlaps
-from dinoneck.data.listed_images import ListedImages
+from dinoneck.data.coco import ListedImages
 from dinoneck.detection.box_tiles import BoxTiles
 from dinoneck.detection.detector import (
     Detector,
@@ -49,7 +46,6 @@ from dinoneck.inference.tiles import TrainedBoxes
 from dinoneck.necks.neck import Neck, neck_named
 from dinoneck.registry import import_modules
 from dinoneck.store.images import cached_hash_of
-from dinoneck.text import in_words
 from dinoneck.training import folder as files
 from dinoneck.training.config import TRAININGS, TrainDetectorConfig
 from dinoneck.training.earlier import check_same_backbone, log_backbone, start_lora
@@ -726,7 +722,6 @@ def _hold_out_some(
     order = np.random.default_rng(config.optim.seed).permutation(len(images)).tolist()
     held_out_rows = sorted(order[:num_held_out])
     train_rows = sorted(order[num_held_out:])
-    _warn_of_split_copies(images, held_out_rows)
     held_out = images.take(held_out_rows)
     held_out.transform = val_transform
     train = images.take(train_rows)
@@ -744,45 +739,10 @@ def _held_out_remedy(images: BoxImages) -> str:
     return "name held-out images with data.val_boxes (--val-boxes)"
 
 
-def _warn_of_split_copies(images: BoxImages, held_out_rows: Sequence[int]) -> None:
-    """Warn of pictures that exist twice, unchanged or changed: one of the two may be held out."""
-    part_of: dict[Path, object] = dict.fromkeys(images.paths, "trained on")
-    for row in held_out_rows:
-        part_of[images.paths[row]] = "held out"
-    copies = find_copies(images.paths)
-    if copies:
-        warn_of_copies(copies, part_of, {"the classes of their boxes": _classes_shown(images)})
-    name_held_out = "name held-out images in a file of their own: data.val_boxes (--val-boxes)"
-    if images.masks:
-        name_held_out = _held_out_remedy(images)
-    warn_of_changed_copies(images.paths, part_of, f"Leave them out, or {name_held_out}")
-    warn_of_overlaps(images.paths, part_of, f"For scores of other ground, {name_held_out}")
-
-
-def _classes_shown(images: BoxImages) -> dict[Path, object]:
-    """What each image shows, in words: the number of boxes of each class."""
-    name_of = dict(zip(images.category_ids, images.classes, strict=True))
-    counts = {image_id: Counter[str]() for image_id in images.ids}
-    for box in images.ground_truth()["annotations"]:
-        if box["iscrowd"]:
-            continue
-        class_name = name_of[box["category_id"]]
-        counts_of_image = counts[box["image_id"]]
-        counts_of_image[class_name] += 1
-    shown: dict[Path, object] = {}
-    for path, image_id in zip(images.paths, images.ids, strict=True):
-        shown[path] = in_words(counts[image_id]) or "none"
-    return shown
-
-
 def _held_out_and_trained(train: BoxImages, held_out: BoxImages) -> set[Path]:
     """The held-out images that are trained on: the same files, or copies of them."""
     trained = set(train.paths)
-    held_out_and_trained = {path for path in held_out.paths if path in trained}
-    for copy in find_copies([*train.paths, *held_out.paths]):
-        if copy.first in trained and copy.second not in trained:
-            held_out_and_trained.add(copy.second)
-    return held_out_and_trained
+    return {path for path in held_out.paths if path in trained}
 
 
 def build_detector(config: TrainDetectorConfig, classes: tuple[str, ...]) -> Detector:

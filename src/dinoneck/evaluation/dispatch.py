@@ -6,8 +6,8 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dinoneck.data.layout import Subfolders
-from dinoneck.data.listed_images import Crowd
+from dinoneck.data.coco import Crowd
+from dinoneck.data.folders import Subfolders
 from dinoneck.data.table import Table
 from dinoneck.detection.evaluation import NAME_SEGMENTS, BoxModel, HeadModel
 from dinoneck.errors import ConfigError, DataError

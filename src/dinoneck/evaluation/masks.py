@@ -11,10 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dinoneck.data.class_counts import warn_of_empty_classes
-from dinoneck.data.class_lists import warn_of_class_lists
-from dinoneck.data.label_sets import mask_classes, survey_masks
 from dinoneck.data.labels import DenseLabels
+from dinoneck.data.masks import mask_classes, survey_masks
 from dinoneck.data.table import Table
 from dinoneck.detection.evaluation import HeadModel
 from dinoneck.errors import ConfigError, DataError
@@ -128,13 +126,6 @@ class MaskReader:
             survey = survey_masks(masks.files, record.nodata, masks.image_sizes)
             for task in tasks:
                 classes = mask_classes(survey, class_labels(task), record.class_values)
-                warn_of_class_lists(masks.files, classes.names, classes.stored)
-                warn_of_empty_classes(
-                    classes.pixels,
-                    "pixel",
-                    "the masks",
-                    remedy="Its IoU is unknown, or 0 where the class is predicted",
-                )
                 labels_of_task[task.name] = reader_of_classes(classes, record.nodata)
         return cls(
             mask_of_row=dict(zip(masks.rows, masks.files, strict=True)),

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from dinoneck.data.boxes import BoxImages
 from dinoneck.data.cells import PathLike
-from dinoneck.data.listed_images import Crowd
+from dinoneck.data.coco import Crowd
 from dinoneck.detection.coco_evaluation import IouType
 from dinoneck.detection.evaluation import (
     BoxModel,

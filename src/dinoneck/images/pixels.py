@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import io
 import itertools
 import os
 import struct
@@ -18,14 +17,12 @@ from PIL import Image, UnidentifiedImageError
 
 from dinoneck.atomic import open_regular
 from dinoneck.errors import DataError
-from dinoneck.images import bit_depth, deep_colours, image_tiffs, jpeg, jpeg_2000, png, pnm, tiff
+from dinoneck.images import bit_depth
 from dinoneck.images.orientation import (
     SWAPS_SIDES,
     UPRIGHT,
     read_orientation,
-    tiff_orientation,
     upright,
-    warn_once,
 )
 from dinoneck.text import reason_of
 
@@ -36,8 +33,7 @@ Picture = str | os.PathLike[str] | Image.Image | Array
 
 SHOWN_BYTES = 12  # of the start of a file that is not a picture, in the message about it
 _MOST_THREADS = 8  # by default
-BYTE_TO_16_BITS = 257  # 255 becomes 65535
-_ANIMATIONS = ("GIF", "PNG", "WEBP", "AVIF")
+_SUBFILE_TYPE, _BITS, _PHOTOMETRIC = 254, 258, 262  # tags of TIFF
 # what Pillow's readers raise on damaged files; AVIF's raises RuntimeError
 DAMAGED = (
     OSError,
@@ -130,21 +126,13 @@ def read_size_and_orientation(image: Picture) -> tuple[tuple[int, int], int]:
         DataError: as :func:`dinoneck.data.read_image_size`.
     """
     if isinstance(image, str | os.PathLike):
-        path = Path(image)
-        try:
-            return read_picture(path, lambda opened, _: read_size_and_orientation(opened))
-        except DataError:
-            size = tiff.size_of_bands(path)  # of a TIFF that Pillow does not read
-            if size is None:
-                raise
-            return size, UPRIGHT
+        return read_picture(Path(image), lambda opened, _: read_size_and_orientation(opened))
     if isinstance(image, Image.Image):
-        stored = tiff_orientation(image)
         orientation = read_orientation(image)
         size = (image.height, image.width)
         if orientation in SWAPS_SIDES:
             size = (image.width, image.height)
-        return size, stored or orientation
+        return size, orientation
     if isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[-1] not in (1, 3, 4):
         # of other bands than grey or colours, which read_planes rejects
         return (image.shape[0], image.shape[1]), UPRIGHT
@@ -186,11 +174,6 @@ def read_picture(
             "into tiles, or in Python raise PIL.Image.MAX_IMAGE_PIXELS if you trust the file"
         ) from error
     except DAMAGED as error:
-        # KeyError of a compression, ValueError of a raw mode that Pillow does not know
-        is_unknown = isinstance(error, LookupError) or "raw mode" in str(error)
-        contents = image_tiffs.describe(path) if is_unknown else None
-        if contents is not None:
-            raise DataError(_unread_tiff(path, noun, contents)) from error
         raise DataError(
             f"{noun} {path} cannot be decoded: {reason_of(error)}; check its name or replace it"
         ) from error
@@ -198,24 +181,11 @@ def read_picture(
 
 def _not_a_picture(path: Path, noun: str, formats: str) -> str:
     """Why Pillow finds no picture in a file that exists."""
-    contents = image_tiffs.describe(path)
-    if contents is not None:
-        return _unread_tiff(path, noun, contents)
-    size = path.stat().st_size
-    if not size:
-        return f"{noun} {path} is an empty file; restore or remove it"
     with open_regular(path) as file:
         start = file.read(SHOWN_BYTES)
     return (
-        f"{noun} {path} ({size} bytes) is not a picture that Pillow decodes: it begins with "
-        f"{start!r}; check its name, save it as {formats}, or replace it"
-    )
-
-
-def _unread_tiff(path: Path, noun: str, contents: str) -> str:
-    return (
-        f"{noun} {path} is a TIFF of {contents}, which Pillow does not read; read it with a raster "
-        "library and pass an array"
+        f"{noun} {path} ({path.stat().st_size} bytes) is not a picture that Pillow decodes: it begins "
+        f"with {start!r}; check its name, save it as {formats}, or replace it"
     )
 
 
@@ -226,123 +196,41 @@ def _from_file(image: Image.Image, name: str, bits: int | None) -> Array:
 
 
 def check_file(image: Image.Image, name: str) -> None:
-    """Reject the pages of a TIFF that are no image, and warn of an animation.
+    """Reject the pages of a TIFF, of which Pillow reads the first.
 
     Raises:
         DataError: naming the file.
     """
-    image_tiffs.check_pages(image, name)
-    _warn_of_frames(image, name)
+    num_pages = getattr(image, "n_frames", 1)
+    if image.format == "TIFF" and num_pages > 1 and not _are_overviews(image):
+        raise DataError(f"{name} has {num_pages} pages; expected one: save each as a file")
 
 
-def _warn_of_frames(image: Image.Image, name: str) -> None:
-    """Say that an animation has more pictures than the one that is read."""
-    # the others of MPO are views and previews; the pages of TIFF are checked
-    if image.format in _ANIMATIONS and getattr(image, "is_animated", False):
-        num_frames = image.n_frames  # type: ignore[attr-defined]
-        warn_once(
-            f"{name} is an animation of {num_frames} frames, of which the first is read; save the "
-            "frames to use as files"
-        )
+def _are_overviews(image: Any) -> bool:
+    """Whether all further pages of a TIFF are smaller copies of the first one."""
+    kinds = []
+    for page in range(1, image.n_frames):
+        image.seek(page)
+        kinds.append(image.tag_v2.get(_SUBFILE_TYPE, 0) & 1)
+    image.seek(0)
+    return all(kinds)
 
 
 def from_pil(image: Image.Image, name: str, bits: int | None) -> Array:
     """Decode an image of Pillow to (3, H, W), or (1, H, W) of 16-bit grey; see :func:`read_planes`."""
-    image_tiffs.check_numbers(image, name)
-    jpeg_2000.check_numbers(image, name)
-    png.check_end(image)
-    image = _with_end_marker(image, name)
-    white_is_zero = image_tiffs.is_white_zero(image)
-    # what follows is not known once it is decoded
-    stated_bits = _stated_bits(image)
-    pnm_range = pnm.range_of(image)
-    if pnm.is_deep_grey(image):
-        return _from_deep_pgm(image, name, bits, pnm_range.largest)
-    is_deep = deep_colours.is_deep(image)
-    if is_deep and not image.mode.startswith("I"):
-        return _from_deep_colours(image, name, bits)
-    image_format = image.format  # not known once it is turned
+    is_inverted = image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0  # type: ignore[attr-defined]
+    if image.format == "TIFF" and len(image.tag_v2.get(_BITS, (8,))) > 4:  # type: ignore[attr-defined]
+        raise DataError(f"{name} has more than four bands; expected grey or RGB (see channels)")
     image = upright(image)
     if image.mode.startswith("I;16"):
         values = np.array(image, np.uint16)[None]
-        if image_format == "JPEG2000":
-            values >>= bit_depth.FILE_BITS - stated_bits  # which Pillow shifted to the left
-        used_bits = _bits_to_use(values, name, bits, stated_bits)
-        return bit_depth.scale(values, used_bits, name, white_is_zero=white_is_zero)
+        return bit_depth.scale(values, bits, name, white_is_zero=is_inverted)
     if image.mode in ("I", "F"):
-        raise DataError(_why_32_bits_are_rejected(image, name))
-    image_tiffs.check_alpha(image, name)
-    return _rgb(image)
-
-
-def _bits_to_use(values: Array, name: str, bits: int | None, stated_bits: int) -> int | None:
-    """The bits by which 16-bit grey is scaled: those of the file, unless the caller names fewer.
-
-    None = all 16, if the values use their range.
-
-    Raises:
-        DataError: if the file states 15 bits, and its values use a part of the range.
-    """
-    if stated_bits == bit_depth.FILE_BITS:
-        return bits
-    if bits is not None:
-        return min(stated_bits, bits)
-    if bit_depth.may_hold_less(stated_bits):
-        bit_depth.check_range(values, name)
-    return stated_bits
-
-
-def _from_deep_pgm(image: Image.Image, name: str, bits: int | None, largest: int | None) -> Array:
-    """Decode a PGM of more than 8 bits: to shares of the range that it states, or of fewer ``bits``."""
-    if largest is None:
         raise DataError(
-            f"{name} is a PGM of more than 8 bits that was decoded before, and its range is not known "
-            "any more; pass its path"
+            f"{name} holds 32-bit numbers (mode {image.mode!r}); expected unsigned integers of 8 or 16 "
+            "bits: bring them to 0 ... 1 and pass an array of floats"
         )
-    values = pnm.StoredRange(largest, bit_depth.FULL).restore(np.asarray(image)).astype(np.uint16)
-    stated_bits = largest.bit_length()
-    if bits is None and bit_depth.may_hold_less(stated_bits):
-        bit_depth.check_range(values, name)
-    if bits is not None and bits < stated_bits:
-        return bit_depth.scale(values[None], bits, name)
-    scaled: Array = values[None].astype(np.float32) / np.float32(largest)
-    return scaled
-
-
-def _stated_bits(image: Image.Image) -> int:
-    """How many bits of 16 an opened file says that its numbers have; 16 where it does not say."""
-    numbers = jpeg_2000.numbers_of(image)
-    if numbers is not None:
-        return numbers.bits
-    layout = tiff.layout_of(image)
-    if layout is not None and layout.bits == (12,):
-        return 12
-    return bit_depth.FILE_BITS
-
-
-def _with_end_marker(image: Image.Image, name: str) -> Image.Image:
-    """Open a JPEG that lacks nothing but its end marker as if it were there, with a warning.
-
-    Images of other formats are returned as they are. Zeros fill up files that were not written
-    whole, and Pillow takes them for coded pixels.
-
-    Raises:
-        OSError: if a JPEG is cut.
-    """
-    source = getattr(image, "fp", None)
-    if source is None or source.closed or image.format != "JPEG":
-        return image
-    source.seek(-len(jpeg.END_OF_IMAGE), os.SEEK_END)
-    if source.read() == jpeg.END_OF_IMAGE:
-        return image
-    content = deep_colours.file_of(image)
-    if jpeg.has_end(content):
-        return image  # with an appendix
-    whole = jpeg.with_end(content)
-    if whole is None:
-        raise OSError(png.CUT)
-    warn_once(f"{name}: the JPEG has no end marker, but its picture is whole; save it again")
-    return Image.open(io.BytesIO(whole))
+    return _rgb(image)
 
 
 def _rgb(image: Image.Image) -> Array:
@@ -354,75 +242,6 @@ def _rgb(image: Image.Image) -> Array:
     if image.mode != "RGB":
         image = image.convert("RGB")
     return np.moveaxis(np.array(image), -1, 0)
-
-
-def _from_deep_colours(image: Image.Image, name: str, bits: int | None) -> Array:
-    """Decode colours of 16 bits: to their high bytes, or with ``bits`` below 16 to floats."""
-    file = deep_colours.file_of(image)  # it is closed once the image is decoded
-    image = upright(image)
-    image_tiffs.check_alpha(image, name)
-    high = _rgb(image)
-    if bits is not None and bits < bit_depth.FILE_BITS:
-        values = _with_low_bytes(high, file)
-        if values is None:
-            raise DataError(
-                f"{name} holds 16-bit {image.mode} values, of which Pillow gives the high byte, so "
-                f"bits={bits} (--bits {bits}) cannot be used; save it as interleaved RGB, "
-                "or pass an array"
-            )
-        return bit_depth.scale(values, bits, name)
-    if bits is None:
-        problem = _problem_of_colours(high, file)
-        if problem is not None:
-            raise DataError(f"{name} {problem}")
-    return high
-
-
-def _problem_of_colours(high: Array, file: bytes) -> str | None:
-    """Why 16-bit colours do not seem to use their range; None if they do."""
-    estimate = high.astype(np.uint16) * BYTE_TO_16_BITS
-    if bit_depth.reaches_both_ends(estimate):
-        return None
-    # a high byte of 0 may be black, or any value of 8 bits
-    values = _with_low_bytes(high, file)
-    if values is not None:
-        return bit_depth.range_problem(values)
-    if not ((high > 0) & (high < 255)).any():
-        return "holds 16-bit values whose high bytes are 0 or 255; pass them as an array"
-    if bit_depth.range_problem(estimate) is None:
-        return None
-    return (
-        f"holds 16-bit values of about {estimate.min()} ... {estimate.max()}, a part of the range, "
-        "and Pillow gives their high bytes alone; pass them as an array with the bits of the "
-        f"camera, or read the file as it is with bits={bit_depth.FILE_BITS} (--bits "
-        f"{bit_depth.FILE_BITS})"
-    )
-
-
-def _with_low_bytes(high: Array, file: bytes) -> Array | None:
-    """The 16-bit values (3, H, W) of a file whose high bytes are given; None if Pillow cannot give the others."""
-    image = deep_colours.low_bytes(file) if file else None
-    if image is None:
-        return None
-    low = _rgb(upright(image))
-    values: Array = (high.astype(np.uint16) << 8) | low
-    return values
-
-
-def _why_32_bits_are_rejected(image: Image.Image, name: str) -> str:
-    """Why an image of 32 bits per value is not read."""
-    layout = tiff.layout_of(image)
-    if image.mode == "F":
-        kind = "32-bit floats"
-    elif layout is not None and layout.kind == tiff.SIGNED:
-        kind = f"signed {max(layout.bits)}-bit integers"
-    else:
-        kind = "32-bit integers"
-    values = np.asarray(image)
-    return (
-        f"{name} holds {kind} of {values.min():g} ... {values.max():g} (mode {image.mode!r}); "
-        "expected unsigned integers of 8 or 16 bits: bring them to 0 ... 1 and pass an array of floats"
-    )
 
 
 def _from_array(array: Array, bits: int | None) -> Array:

@@ -23,7 +23,7 @@ from torch import Tensor
 from dinoneck.errors import DataError
 from dinoneck.grid import patch_pair
 from dinoneck.images.decoding import read_pixels
-from dinoneck.images.image_tiffs import check_pages
+from dinoneck.images.pixels import check_file as check_pages
 from dinoneck.images.recipe import ImageRecipe, Size
 from dinoneck.serve.refusal import Refusal
 from dinoneck.serve.settings import Settings

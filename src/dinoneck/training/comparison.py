@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dinoneck.data.layout import DataFolder
+from dinoneck.data.folders import DataFolder
 from dinoneck.devices import local_device
 from dinoneck.progress import announce, note
 from dinoneck.registry import import_modules

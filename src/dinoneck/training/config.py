@@ -24,7 +24,8 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from dinoneck.checkpoint.schema import License
 from dinoneck.checks import LARGEST_FLOAT, LARGEST_SIDE
-from dinoneck.data.names import composed, is_json_file
+from dinoneck.data.cells import composed
+from dinoneck.data.files import is_json_file
 from dinoneck.errors import ConfigError, DinoneckError
 from dinoneck.kinds import Method, Precision, Runtime, TrainedKind
 from dinoneck.published.detectors import DETECTORS

@@ -8,8 +8,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from dinoneck.data.folder_texts import data_files
-from dinoneck.data.layout import (
+from dinoneck.data.folders import (
     Content,
     DataFolder,
     check_has_labels,
@@ -17,7 +16,6 @@ from dinoneck.data.layout import (
     read_images_and_masks,
 )
 from dinoneck.errors import ConfigError
-from dinoneck.text import some_of
 from dinoneck.training.config import FoldsConfig, TrainConfig
 
 logger = logging.getLogger(__name__)
@@ -62,7 +60,7 @@ def of_data_folder(config: TrainConfig) -> tuple[TrainConfig, DataFolder | None]
         return with_parts, folder
     if content.kind == "masks":
         layout = _layout(folder.root, content)
-        logger.warning("%s: %s%s", folder.root, layout, _unread(folder.root))
+        logger.warning("%s: %s", folder.root, layout)
         changed = data.changed(images=str(content.images), labels=str(content.masks))
         return config.changed(data=changed), None
     check_has_labels(content)
@@ -93,9 +91,3 @@ def _layout(root: Path, content: Content) -> str:
         return "images with masks beside them"
     in_images = f"images in {images.relative_to(root)}/" if images != root else "images"
     return f"{in_images}, masks in {masks.relative_to(root)}/"
-
-
-def _unread(root: Path) -> str:
-    """The tables and COCO files that lie there too, for the end of a line."""
-    files = data_files(root)
-    return f"; not read: {some_of(files, 3)}" if files else ""

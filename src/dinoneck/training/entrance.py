@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dinoneck.data.layout import DataFolder
+from dinoneck.data.folders import DataFolder
 from dinoneck.errors import ConfigError
 from dinoneck.training.comparison import prepare_heads, train_heads
 from dinoneck.training.config import TRAININGS, AnyConfig, TrainConfig

@@ -12,24 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dinoneck.data.class_counts import warn_of_empty_classes
-from dinoneck.data.class_lists import warn_of_class_lists
-from dinoneck.data.copies import warn_of_equal_masks
-from dinoneck.data.ground import warn_of_other_places
-from dinoneck.data.label_sets import (
-    MaskClasses,
-    MaskSurvey,
-    check_not_in_alpha,
-    mask_classes,
-    some_of_numbers,
-    survey_masks,
-)
 from dinoneck.data.labels import DenseLabels
+from dinoneck.data.masks import MaskClasses, mask_classes, survey_masks
 from dinoneck.data.normal_labels import NormalLabels
 from dinoneck.data.table import Table
 from dinoneck.errors import ConfigError, DataError
-from dinoneck.images.decoding import read_size_and_orientation, read_stated_orientation
-from dinoneck.images.orientation import hidden_turns, size_hides_turn, turned_otherwise
+from dinoneck.images.decoding import read_image_size
 from dinoneck.images.preprocessing import Preprocessing
 from dinoneck.kinds import MAP_KINDS
 from dinoneck.tasks import TABLE_COLUMNS
@@ -157,37 +145,17 @@ class TableMasks:
 def masks_of(table: Table) -> TableMasks:
     """Return the masks of a table; none without a column of them.
 
-    A warning names images that are turned by their EXIF tag if the size of a mask does not tell
-    whether it is turned. Others name masks that their own tag turns otherwise, and those that lie
-    elsewhere on the ground than their images.
-
     Raises:
         DataError: if an image with a mask cannot be read.
     """
     masks = TableMasks(rows=[], files=[], image_sizes=[])
     if table.masks is None:
         return masks
-    images = []
-    turned = []
-    turned_otherwise_masks = []
     for row, (image, file) in enumerate(zip(table.images, table.masks, strict=True)):
-        if file is None:
-            continue
-        size, orientation = read_size_and_orientation(image)
-        masks.rows.append(row)
-        masks.files.append(file)
-        masks.image_sizes.append(size)
-        images.append(image)
-        mask_orientation = read_stated_orientation(file)
-        if mask_orientation not in (1, orientation) and size_hides_turn(size, mask_orientation):
-            turned_otherwise_masks.append(file)
-        elif mask_orientation != orientation and size_hides_turn(size, orientation):
-            turned.append(image)
-    if turned:
-        logger.warning("%s", hidden_turns(turned, "masks"))
-    if turned_otherwise_masks:
-        logger.warning("%s", turned_otherwise(turned_otherwise_masks))
-    warn_of_other_places(images, masks.files, masks.image_sizes, "mask")
+        if file is not None:
+            masks.rows.append(row)
+            masks.files.append(file)
+            masks.image_sizes.append(read_image_size(image))
     return masks
 
 
@@ -210,6 +178,7 @@ class Maps:
         values: (n, K, rows, cols) float32 in original units, of classes their shares of the patch;
             NaN where unknown.
         weight: (n, rows, cols) float32, how many labelled pixels a patch has.
+        classes: of masks of classes: which values they are; None of others.
         read_pixels: returns the classes (1, height, width) of a row's prepared image, -1 = none;
             without a mask (1, 1, 1). Of surface normals it returns these (3, height, width), NaN =
             none; without a mask (3, 1, 1).
@@ -219,6 +188,7 @@ class Maps:
     values: Tensor
     weight: Tensor
     read_pixels: Callable[[int], Tensor]
+    classes: MaskClasses | None = None
 
 
 def read_maps(data: DataConfig, table: Table, preprocess: Preprocessing) -> Maps:
@@ -243,11 +213,10 @@ def read_maps(data: DataConfig, table: Table, preprocess: Preprocessing) -> Maps
     else:
         survey = survey_masks(masks.files, data.nodata, masks.image_sizes)
         classes = mask_classes(survey, data.classes, data.class_values)
-        _check_shown(classes, survey)
-        warn_of_class_lists(masks.files, classes.names, classes.stored)
-        _warn_of_equal_masks(table, masks, survey)
+        _check_shown(classes)
         names = classes.names
         reader = reader_of_classes(classes, data.nodata)
+        logger.info("masks: %s", classes.pixels)
     mean, counts = reader.cells(masks.files, preprocess, masks.image_sizes)
     values, weight = _of_all_rows(table, masks, mean, counts)
     file_of_row = dict(zip(masks.rows, masks.files, strict=True))
@@ -257,7 +226,8 @@ def read_maps(data: DataConfig, table: Table, preprocess: Preprocessing) -> Maps
             return torch.full((1, 1, 1), -1)
         return reader.indices([file_of_row[row]], preprocess)
 
-    return Maps(names, values, weight=weight, read_pixels=read_pixels)
+    mask_classes_read = classes if data.label_kind != "numbers" else None
+    return Maps(names, values, weight=weight, read_pixels=read_pixels, classes=mask_classes_read)
 
 
 def _read_normals(table: Table, masks: TableMasks, preprocess: Preprocessing) -> Maps:
@@ -307,28 +277,10 @@ def _of_all_rows(
     return values, weight
 
 
-def _warn_of_equal_masks(table: Table, masks: TableMasks, survey: MaskSurvey) -> None:
-    """Count the masks of several classes that are that of another image once more."""
-    image_of = {}
-    for row, file, surveyed in zip(masks.rows, masks.files, survey.files, strict=True):
-        if len(surveyed.pixels) > 1 and isinstance(file, str | Path):
-            image_of[Path(file)] = table.images[row]
-    warn_of_equal_masks(image_of)
-
-
-def _check_shown(classes: MaskClasses, survey: MaskSurvey) -> None:
-    """Check that masks show two classes or more, and warn of those that they do not show."""
+def _check_shown(classes: MaskClasses) -> None:
+    """Check that masks show two classes or more."""
     shown = [name for name, pixels in classes.pixels.items() if pixels]
     if len(shown) < 2:
-        check_not_in_alpha(survey)
         raise DataError(
             f"the masks hold the class {shown[0]!r} alone; expected two classes or more"
-            f"{survey.marked_words()}"
         )
-    warn_of_empty_classes(
-        classes.pixels,
-        "pixel",
-        "the masks",
-        remedy=f"They hold {some_of_numbers(survey.pixels)}; leave a class out that is not in "
-        "them, or name the values of the classes (--class-values)",
-    )

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dinoneck.data.arrays import Array
 from dinoneck.data.class_counts import check_class_counts
+from dinoneck.data.masks import MaskClasses
 from dinoneck.data.table import Table
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.images.preprocessing import Preprocessing
@@ -73,6 +74,7 @@ class Problem:
         scored: target -> where its predictions are, and the truth.
         shares: ``task:column`` -> the shares of a ratio whose column is scored as the number of
             another output. They have no scores, and intervals as scored targets do.
+        mask_classes: of masks of classes: which values they are.
     """
 
     tasks: Sequence[Task]
@@ -81,6 +83,7 @@ class Problem:
     compositions: Sequence[Composition]
     scored: Mapping[str, ScoredTarget]
     shares: Mapping[str, ValueTarget] = field(default_factory=dict)
+    mask_classes: MaskClasses | None = None
 
     @property
     def with_residuals(self) -> dict[str, ScoredTarget]:
@@ -145,6 +148,7 @@ def read_problem(config: TrainConfig, table: Table, preprocess: Preprocessing) -
         compositions=compositions,
         scored=_numbers_first(scored, table),
         shares=_unscored_shares(tasks, learned, scored),
+        mask_classes=None if maps is None else maps.classes,
     )
 
 

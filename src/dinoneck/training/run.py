@@ -24,7 +24,8 @@ from dinoneck.checkpoint.rehearsal import check_views
 from dinoneck.checkpoint.training_images import TrainingImages
 from dinoneck.data import run_names
 from dinoneck.data.cells import csv_text
-from dinoneck.data.layout import DataFolder
+from dinoneck.data.folders import DataFolder
+from dinoneck.data.summary import DataSummary
 from dinoneck.data.table import Table
 from dinoneck.devices import bytes_of, local_device
 from dinoneck.errors import ConfigError, DataError
@@ -45,6 +46,7 @@ from dinoneck.training.fitting import fit, seconds_per_image
 from dinoneck.training.folds import Fold, Rows, folds_of
 from dinoneck.training.intervals import with_configured_intervals
 from dinoneck.training.mask_classes import warn_of_mask_classes
+from dinoneck.training.masks import reader_of_classes
 from dinoneck.training.new_head import (
     cheaper_head,
     default_head_of_masks,
@@ -138,6 +140,9 @@ def prepare(
         config = as_begun(config, [out])
     tokens.check_start(config)
     problem = read_problem(config, images, tokens.preprocess)
+    summary = _summary(config, images, problem)
+    for line in summary.lines:
+        logger.warning("data: %s", line)
     labelled = _labelled_rows(problem, images)
     if len(labelled) < len(images):
         images = images.take(labelled)
@@ -154,7 +159,7 @@ def prepare(
     else:
         folds = like.folds
     evaluator = ValueEvaluator(config, images, problem, folds)
-    return ImageTrainer(
+    trainer = ImageTrainer(
         config,
         out,
         table=images,
@@ -163,6 +168,17 @@ def prepare(
         folds=folds,
         evaluator=evaluator,
     )
+    trainer.summary = summary
+    return trainer
+
+
+def _summary(config: TrainConfig, table: Table, problem: Problem) -> DataSummary:
+    """What was read, to be shown before the training."""
+    classes = problem.mask_classes
+    if classes is None:
+        return DataSummary.of_table(table)
+    reader = reader_of_classes(classes, config.data.nodata)
+    return DataSummary.of_table(table, classes, reader.stored_indices)
 
 
 def as_begun(config: TrainConfig, folders: Sequence[Path]) -> TrainConfig:
@@ -236,6 +252,7 @@ class Trainer(ABC, Generic[AnyHeadConfig]):
     ) -> None:
         self.config = config
         self.folder = folder
+        self.summary: DataSummary | None = None
         self.table = table
         self.tokens = tokens
         self.folds = folds
@@ -285,6 +302,8 @@ class Trainer(ABC, Generic[AnyHeadConfig]):
             note(f"{fold.title} is trained, {finished} of {len(self.folds)}")
         report = self._report()
         if files.writes():
+            if self.summary is not None:
+                self.summary.write(self.folder)
             self._write_head_of_run(report)
             self._write_predictions()
         return report

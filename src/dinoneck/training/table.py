@@ -10,17 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dinoneck.data.cells import FOLD, GROUP, IMAGES, LABELS, OWN_COLUMNS
-from dinoneck.data.copies import (
-    find_copies,
-    warn_of_changed_copies,
-    warn_of_copies,
-)
-from dinoneck.data.folder_words import part_names_among, part_of
-from dinoneck.data.ground import warn_of_overlaps
-from dinoneck.data.layout import (
+from dinoneck.data.cells import FOLD, GROUP, IMAGES, LABELS
+from dinoneck.data.folders import (
     HELD_OUT,
     DataFolder,
+    part_names_among,
+    part_of,
     read_data_folder,
     read_images_and_masks,
 )
@@ -91,9 +86,6 @@ def _check_read_table(config: TrainConfig, frame: pd.DataFrame) -> None:
     for role, column in columns_of_roles.items():
         if column and role not in frame:
             raise ConfigError(f"the config names {column!r}; the table has no column {role!r}")
-    columns = [name for name in frame.columns if name not in OWN_COLUMNS]
-    targets, auxiliary = target_columns(config, columns)
-    _warn_of_copies(frame, [name for name in (*targets, *auxiliary) if name in frame])
 
 
 def _read_rows(config: TrainConfig, frame: Any) -> pd.DataFrame:
@@ -121,7 +113,6 @@ def _read_rows(config: TrainConfig, frame: Any) -> pd.DataFrame:
         multilabel=dict.fromkeys(_word_columns(config), ()),
         indicators=_indicator_columns(config),
     )
-    _warn_of_copies(table, [*targets, *auxiliary])
     return table
 
 
@@ -150,43 +141,6 @@ def _word_columns(config: TrainConfig) -> list[str]:
         if task.kind in LABEL_KINDS and len(task.columns) == 1:
             columns += task.columns
     return columns
-
-
-def _warn_of_copies(frame: pd.DataFrame, targets: Sequence[str]) -> None:
-    """Warn of pictures that are in two rows, and of files that are called like changed copies of others."""
-    _warn_of_equal_files(frame, targets)
-    _warn_of_changed_copies(frame)
-
-
-def _warn_of_equal_files(frame: pd.DataFrame, targets: Sequence[str]) -> None:
-    """Name pictures that are in two rows, with two values or in two folds."""
-    with_files = _rows_with_files(frame)
-    files = list(with_files[IMAGES])
-    folds = dict(zip(files, with_files[FOLD], strict=True)) if FOLD in frame else {}
-    groups = dict(zip(files, with_files[GROUP], strict=True)) if GROUP in frame else {}
-    values = {}
-    for name in targets:
-        filled = with_files[with_files[name].notna()]
-        values[name] = dict(zip(filled[IMAGES], filled[name], strict=True))
-    warn_of_copies(find_copies(files), folds, values, groups)
-
-
-def _warn_of_changed_copies(frame: pd.DataFrame) -> None:
-    """Count the files that are called like changed copies of another one, of another fold or group."""
-    with_files = _rows_with_files(frame)
-    files = list(with_files[IMAGES])
-    kept_in = {}
-    for column in (FOLD, GROUP):
-        if column in frame:
-            kept_in = dict(zip(files, with_files[column], strict=True))
-            break
-    warn_of_changed_copies(files, kept_in)
-    warn_of_overlaps(files, kept_in)
-
-
-def _rows_with_files(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of a DataFrame whose images are files."""
-    return frame[[isinstance(file, Path) for file in frame[IMAGES]]]
 
 
 def _without_test_part(frame: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -255,17 +209,14 @@ def _frame_of_folders(config: TrainConfig, content: DataFolder | None) -> pd.Dat
             content = read_images_and_masks(str(data.images), data.labels, data.subfolders)
         if not content.parts:
             frame = read_masks(str(data.images), data.labels)
-            warn_of_overlaps(frame[IMAGES])
             return frame
     elif content is None:
         content = read_data_folder(str(data.images), data.subfolders)
     frame = table_of_folder(content)
-    if not content.parts:
-        warn_of_overlaps(frame[IMAGES])
-    elif config.folds.count == 1:
+    if content.parts and config.folds.count == 1:
         line = "%s: %s are trained on, and none is held out, as --folds is 1"
         logger.warning(line, content.root, " and ".join(content.parts))
-    else:
+    elif content.parts:
         logger.warning("%s", describe(content, frame))
     return frame
 
@@ -278,7 +229,6 @@ def _frame_of_labels(images: str, data: DataConfig) -> pd.DataFrame:
         frame = read_label_folders(images, data.label_names)
     else:
         frame = read_coco_labels(data.label_file, images, data.label_names)
-    _warn_of_copies(frame, [name for name in frame.columns if name != IMAGES])
     return frame
 
 

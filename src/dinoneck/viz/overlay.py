@@ -17,7 +17,6 @@ from dinoneck.atomic import write_whole
 from dinoneck.errors import ConfigError
 from dinoneck.images.orientation import turn_back, turn_vectors_back
 from dinoneck.images.recipe import ImageRecipe
-from dinoneck.images.vector_tiffs import encode_vectors
 from dinoneck.runtime.maps import UNSEEN, at_image_size
 from dinoneck.task_facts import (
     GATE,
@@ -783,7 +782,7 @@ def _aggregate(plane: Array, task: TaskFacts) -> str | None:
 def _encoded(stored: Array, palette: bytes | None, as_png: bool, aggregate: str | None) -> bytes:
     """The bytes of a PNG, or of a TIFF with the tag of GDAL that states the aggregate."""
     if stored.ndim == 3:
-        return encode_vectors(stored)
+        return _encode_vectors(stored)
     picture = Image.fromarray(stored)
     if palette is not None:
         picture.putpalette(palette)
@@ -835,3 +834,14 @@ def _geotiff(stored: Array, reference: GeoReference, aggregate: str | None) -> b
             if aggregate is not None:
                 file.update_tags(1, **{AGGREGATE_TAG: aggregate})
         return bytes(memory.read())
+
+
+def _encode_vectors(vectors: Any) -> bytes:
+    """The bytes of a TIFF of three bands of 32-bit floats (3, H, W), interleaved."""
+    import io
+
+    import tifffile
+
+    file = io.BytesIO()
+    tifffile.imwrite(file, vectors.transpose(1, 2, 0), photometric="rgb", compression="deflate")
+    return file.getvalue()
