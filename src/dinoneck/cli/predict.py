@@ -25,8 +25,8 @@ from dinoneck.cli.truth import (
     open_known_boxes,
 )
 from dinoneck.data.cells import csv_text
-from dinoneck.data.files import SUFFIXES
 from dinoneck.data.folders import Subfolders
+from dinoneck.data.names import SUFFIXES
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.extras import is_installed
 from dinoneck.kinds import Runtime, TileSize

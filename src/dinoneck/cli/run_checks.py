@@ -14,7 +14,7 @@ from dinoneck.backbones.known import DINOV3_SMALL, dimensions_of, patch_of
 from dinoneck.data.cells import is_number, same_labels
 from dinoneck.data.class_counts import check_class_counts
 from dinoneck.data.csv_files import CsvFile, check_has_rows, check_header, read_csv_file
-from dinoneck.data.files import check_files
+from dinoneck.data.names import check_files
 from dinoneck.detection.sizes import DEFAULT_SIZE, check_size
 from dinoneck.errors import DataError
 from dinoneck.necks.strides import stated_strides

@@ -214,7 +214,7 @@ def values_of_rows(
             columns or none of the images. Also if a cell does not fit, or a name stands for several
             rows or images.
     """
-    from dinoneck.data.files import find_images
+    from dinoneck.data.names import find_images
     from dinoneck.evaluation.predicted_tasks import PredictedTasks
     from dinoneck.evaluation.truth import truth_table
 

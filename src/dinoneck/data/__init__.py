@@ -7,7 +7,7 @@ HOMES = homes(
     boxes=["BoxImages", "box_transforms", "collate_boxes", "to_original"],
     panoptic=["PanopticImages"],
     labels=["DenseLabels", "count_classes"],
-    normal_labels=["NormalLabels"],
+    normals=["NormalLabels"],
     folders=["read_folders", "read_masks"],
     tables=["read_table"],
 )

@@ -8,7 +8,7 @@ from dinoneck.data.folders import read_folders as read_folders
 from dinoneck.data.folders import read_masks as read_masks
 from dinoneck.data.labels import DenseLabels as DenseLabels
 from dinoneck.data.labels import count_classes as count_classes
-from dinoneck.data.normal_labels import NormalLabels as NormalLabels
+from dinoneck.data.normals import NormalLabels as NormalLabels
 from dinoneck.data.panoptic import PanopticImages as PanopticImages
 from dinoneck.data.tables import read_table as read_table
 from dinoneck.demo.pasture import Pasture as Pasture

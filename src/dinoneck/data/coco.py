@@ -19,7 +19,7 @@ from msgspec import Meta, Struct
 from torch.utils.data import Dataset
 
 from dinoneck.data.cells import PathLike, check_unique, composed
-from dinoneck.data.files import find_files
+from dinoneck.data.names import find_files
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.images.decoding import read_image_size
 from dinoneck.images.pixels import in_threads

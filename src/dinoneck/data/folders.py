@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from dinoneck.data.cells import FOLD, IMAGES, LABELS, PathLike, composed
-from dinoneck.data.files import check_any_pictures, check_encodable, check_folder, image_files
+from dinoneck.data.names import check_any_pictures, check_encodable, check_folder, image_files
 from dinoneck.errors import DataError
 from dinoneck.text import counted, some_of
 

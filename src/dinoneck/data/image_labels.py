@@ -13,7 +13,7 @@ import pandas as pd
 
 from dinoneck.data.cells import IMAGES, OWN_COLUMNS, PathLike, composed
 from dinoneck.data.coco import CocoBox, read_coco
-from dinoneck.data.files import check_folder, find_files, image_files
+from dinoneck.data.names import check_folder, find_files, image_files
 from dinoneck.errors import DataError
 from dinoneck.text import did_you_mean, some_of
 

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from dinoneck.checks import LARGEST_FLOAT
 from dinoneck.codec import normalize_fields
-from dinoneck.data.label_files import LabelRaster, Raw, read_labels
 from dinoneck.data.masks import check_whole, mask_classes, one_band, some_of_numbers, survey_masks
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.grid import patch_pair
 from dinoneck.images.preprocessing import Preprocessing, on_canvas, resample
+from dinoneck.images.rasters import LabelRaster, Raw, read_labels
 from dinoneck.images.recipe import Interpolation
 from dinoneck.text import counted, some_of
 

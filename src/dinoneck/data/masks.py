@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from dinoneck.data.label_files import Colour, LabelRaster, Raw, read_label
 from dinoneck.errors import DataError
 from dinoneck.images.decoding import as_list
 from dinoneck.images.pixels import in_threads
+from dinoneck.images.rasters import Colour, LabelRaster, Raw, read_label
 from dinoneck.text import counted, some_of
 
 _WHITES = (255, 65535)
@@ -65,12 +65,15 @@ class MaskClasses:
         stored: the value of each class in the masks; None = 0, 1, ...
         pixels: name -> labelled pixels.
         unlabelled: number of pixels without a label.
+        unlabelled_values: stored values that mean unlabelled although nobody named them: 255 of 8-bit
+            masks, or none.
     """
 
     names: tuple[str, ...]
     stored: tuple[int, ...] | None
     pixels: Mapping[str, int]
     unlabelled: int
+    unlabelled_values: tuple[int, ...] = ()
 
 
 def survey_masks(

@@ -20,9 +20,9 @@ from dinoneck.data.coco import (
     ListedObject,
     ObjectMap,
 )
-from dinoneck.data.files import find_files
-from dinoneck.data.label_files import read_label
+from dinoneck.data.names import find_files
 from dinoneck.errors import DataError
+from dinoneck.images.rasters import read_label
 from dinoneck.text import some_of
 
 _CHANNELS = np.array([1, 256, 256**2])  # what a step of red, green and blue adds to an id

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 WEIGHTS = "weights"
 """The entry of ``table.attrs`` that holds the weights of targets in the weighted R²."""
+LEFT_OUT = "left_out"
+"""The entry of ``table.attrs`` that counts what was left out: what it is, in words -> how many."""
 LABEL_NAMES = "label_names"
 """The entry of ``table.attrs`` that holds column of several words in a cell -> the names of its labels."""
 # kinds of NumPy's dtypes of which float64 would be made without a word: times and complex numbers
@@ -152,6 +154,8 @@ class Table:
         has_parts: whether the folds are parts of a data set, such as train and val.
         held_out: the part that is held out; None = each in turn.
         weights: target -> its weight in the weighted R²; empty = all count alike.
+        left_out: what was left out of the source, in words -> how many, such as ``files of other
+            formats (.heic)``.
     """
 
     ids: list[Any]
@@ -164,6 +168,7 @@ class Table:
     has_parts: bool
     held_out: str | None
     weights: Mapping[str, float]
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -205,6 +210,7 @@ class Table:
             has_parts=HELD_OUT in frame.attrs,
             held_out=frame.attrs.get(HELD_OUT),
             weights=dict(frame.attrs.get(WEIGHTS, {})),
+            left_out=dict(frame.attrs.get(LEFT_OUT, {})),
         )
 
     def take(self, rows: Sequence[int] | _Ints) -> Table:

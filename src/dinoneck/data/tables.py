@@ -36,7 +36,7 @@ from dinoneck.data.cells import (
     same_labels,
 )
 from dinoneck.data.csv_files import check_has_rows, check_header, read_csv_file
-from dinoneck.data.files import find_files
+from dinoneck.data.names import find_files
 from dinoneck.data.table import LABEL_NAMES
 from dinoneck.errors import DataError
 from dinoneck.extras import missing_extra

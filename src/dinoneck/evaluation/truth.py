@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dinoneck.data.cells import FRAME_NAME, GROUP, IMAGES, LABELS, PathLike, is_number
-from dinoneck.data.files import is_json_file
 from dinoneck.data.folders import (
     DataFolder,
     Subfolders,
@@ -18,6 +17,7 @@ from dinoneck.data.folders import (
     table_of_folder,
 )
 from dinoneck.data.image_labels import read_coco_labels, read_label_folders
+from dinoneck.data.names import is_json_file
 from dinoneck.data.tables import read_cells, read_truth
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.evaluation.predicted_tasks import PredictedTasks, missing_parts

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from dinoneck.data.files import list_folder
+from dinoneck.data.names import list_folder
 from dinoneck.errors import DataError
 from dinoneck.images.decoding import ImageInput, as_list, is_one_image
 from dinoneck.runtime.names import IMAGE, check_row_names

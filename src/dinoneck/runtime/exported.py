@@ -16,7 +16,7 @@ from PIL import Image
 from dinoneck.atomic import read_regular
 from dinoneck.checks import check_minimum
 from dinoneck.codec import normal
-from dinoneck.data.files import list_folder
+from dinoneck.data.names import list_folder
 from dinoneck.errors import CheckpointError, ConfigError, DataError
 from dinoneck.images.pixels import Picture, in_threads
 from dinoneck.images.recipe import ImageRecipe, Size

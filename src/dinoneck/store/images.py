@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dinoneck.atomic import open_regular
-from dinoneck.data.files import check_encodable, list_pictures
+from dinoneck.data.names import check_encodable, list_pictures
 from dinoneck.errors import DataError, DinoneckError, StoreError
 from dinoneck.grid import patch_pair
 from dinoneck.images.decoding import ImageInput, read_image_size

@@ -25,7 +25,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 from dinoneck.checkpoint.schema import License
 from dinoneck.checks import LARGEST_FLOAT, LARGEST_SIDE
 from dinoneck.data.cells import composed
-from dinoneck.data.files import is_json_file
+from dinoneck.data.names import is_json_file
 from dinoneck.errors import ConfigError, DinoneckError
 from dinoneck.kinds import Method, Precision, Runtime, TrainedKind
 from dinoneck.published.detectors import DETECTORS
@@ -197,12 +197,18 @@ class DataConfig(PreparationConfig, frozen=True, kw_only=True):
     """Images, what is known of them, and how they are prepared.
 
     Attributes:
-        csv: table with one row per image; None = folders of images (per class, or with masks), else
-            generated images.
+        csv: table with one row per image: CSV, Parquet or XLSX; None = folders of images (per class,
+            or with masks), else generated images.
+        decimal: the decimal mark of the numbers in the table; None = a point, or in a file separated
+            by ; the one that all its numbers have.
         images: folder of the table's files (None = the table's folder), with a store to compare
             them with those extracted; without a table, of the images.
         subfolders: without a table: the folders in images are classes, folds (each is held out in
             turn) or parts (train, val, test); None = by their names.
+        mask_suffix: what the names of masks have more than those of their images, such as _labelIds,
+            where a folder holds several files for each image.
+        skip_unpaired: leave out images without a mask, and masks without an image; off: they are
+            refused.
         image_column: column of the file names; None = image.
         targets: columns to predict: numbers (regression) or words (classification); empty cells are
             unknown.
@@ -220,6 +226,7 @@ class DataConfig(PreparationConfig, frozen=True, kw_only=True):
         classes: names of the classes 0, 1, ... in the masks.
         class_values: the value of each class in the masks, such as 1 2 3; without them 0, 1, ...,
             and of two classes 0 and 255 where the masks hold these alone.
+        class_colors: the colour of each class in masks of colours, as R,G,B, such as 0,128,0.
         nodata: mask values without a label, such as 255. NaN never has one and is left out here.
         scale: with label_kind numbers: what the masks' numbers are multiplied by, such as 0.0001.
         offset: added to them after the scale.
@@ -240,7 +247,10 @@ class DataConfig(PreparationConfig, frozen=True, kw_only=True):
     """
 
     csv: Path | None = None
+    decimal: Literal[".", ","] | None = None
     subfolders: Literal["classes", "folds", "parts"] | None = None
+    mask_suffix: str | None = None
+    skip_unpaired: bool = False
     image_column: str | None = None
     targets: tuple[str, ...] = ()
     aux_targets: tuple[str, ...] = ()
@@ -248,6 +258,7 @@ class DataConfig(PreparationConfig, frozen=True, kw_only=True):
     labels: Path | None = None
     label_kind: Literal["classes", "numbers", "normals"] = "classes"
     class_values: tuple[int, ...] = ()
+    class_colors: tuple[str, ...] = ()
     nodata: tuple[float, ...] = ()
     scale: float = 1.0
     offset: float = 0.0

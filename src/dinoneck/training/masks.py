@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dinoneck.data.labels import DenseLabels
 from dinoneck.data.masks import MaskClasses, mask_classes, survey_masks
-from dinoneck.data.normal_labels import NormalLabels
+from dinoneck.data.normals import NormalLabels
 from dinoneck.data.table import Table
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.images.decoding import read_image_size

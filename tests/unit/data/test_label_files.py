@@ -26,7 +26,7 @@ from tests.unit.data.tiff_files import (
 
 from dinoneck import DataError
 from dinoneck.data import DenseLabels, Preprocessing
-from dinoneck.data.label_files import read_labels
+from dinoneck.images.rasters import read_labels
 from dinoneck.data.label_notes import FileScale, Rule
 
 ALPHA = (2,)

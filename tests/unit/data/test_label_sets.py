@@ -16,7 +16,7 @@ from tests.unit.data.tiff_files import nodata_tag, write_tiff
 
 from dinoneck import ConfigError, DataError
 from dinoneck.data import DenseLabels, Preprocessing, count_classes
-from dinoneck.data.label_files import LabelRaster
+from dinoneck.images.rasters import LabelRaster
 from dinoneck.data.label_sets import (
     MaskClasses,
     UsedColours,

@@ -15,7 +15,7 @@ from tests.unit.data.test_bit_depth import write_colours
 from tests.unit.data.tiff_files import DEFLATE, LONG, tiff
 
 from dinoneck.data import Preprocessing
-from dinoneck.data.normal_labels import NormalLabels
+from dinoneck.data.normals import NormalLabels
 from dinoneck.errors import DataError
 from dinoneck.images.vector_tiffs import encode_vectors
 

@@ -24,7 +24,7 @@ from dinoneck import (
     save_head,
 )
 from dinoneck.data import Views
-from dinoneck.data.normal_labels import NormalLabels
+from dinoneck.data.normals import NormalLabels
 from dinoneck.errors import ConfigError
 from dinoneck.evaluation import evaluate
 from dinoneck.export import export_model

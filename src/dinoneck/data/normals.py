@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dinoneck.data.label_files import read_label
 from dinoneck.data.labels import cell_sums
 from dinoneck.errors import DataError
 from dinoneck.images.decoding import as_list, read_stated_orientation
 from dinoneck.images.orientation import turn_components
 from dinoneck.images.preprocessing import Preprocessing, on_canvas
+from dinoneck.images.rasters import read_label
 from dinoneck.text import some_of
 
 Array = np.ndarray[Any, Any]
