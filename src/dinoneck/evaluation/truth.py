@@ -18,7 +18,7 @@ from dinoneck.data.folders import (
 )
 from dinoneck.data.image_labels import read_coco_labels, read_label_folders
 from dinoneck.data.names import is_json_file
-from dinoneck.data.tables import read_cells, read_truth
+from dinoneck.data.tables import read_cells, read_table
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.evaluation.predicted_tasks import PredictedTasks, missing_parts
 from dinoneck.evaluation.truth_columns import TruthColumns, indicator_columns
@@ -196,7 +196,7 @@ def _read_rows(
     if labels is None:
         known.check_any()
     _warn_of_near_columns(predicted.expected_columns, columns)
-    return read_truth(
+    return read_table(
         truth,
         images,
         known.all,
