@@ -61,6 +61,8 @@ except ImportError as error:
     raise missing_extra("pandas", "train") from error
 
 Names = Sequence[str] | str
+_PARQUET = ".parquet"
+_XLSX = ".xlsx"
 
 
 def read_table(
@@ -174,24 +176,27 @@ def read_table(
     return table
 
 
-def read_cells(source: Any) -> pd.DataFrame:
+def read_cells(
+    source: Any, columns: Sequence[str] = (), image_column: str | None = None
+) -> pd.DataFrame:
     """Return the cells of a table: of a CSV or XLSX file as text, else as they are.
 
     Args:
         source: as of :func:`read_table`.
+        columns: which a file must have.
+        image_column: the one among them that holds the names of images.
 
     Raises:
-        DataError: if it cannot be read, or has no rows.
+        DataError: if it cannot be read, has no rows, or lacks a column.
     """
     if isinstance(source, pd.DataFrame):
         return source
-    suffix = _suffix_of(source)
-    if suffix == ".parquet":
-        return _read_parquet(source)
-    if suffix == ".xlsx":
-        return _read_xlsx(source)
-    file = read_csv_file(source)
-    return pd.DataFrame(file.rows, columns=file.header, dtype=object)
+    if _is_csv(source):
+        file = read_csv_file(source, columns, image_column)
+        return pd.DataFrame(file.rows, columns=file.header, dtype=object)
+    cells = _read_frame(source)
+    check_header(str(source), [str(label) for label in cells.columns], columns, image_column)
+    return cells
 
 
 def _as_tuple(names: Names | None) -> tuple[str, ...]:
@@ -255,9 +260,8 @@ def _open(source: Any, columns: Sequence[str], image_column: str) -> _Sheet:
     """Return the sheet of a table that has these columns."""
     if isinstance(source, pd.DataFrame):
         return _sheet_of_frame(FRAME_NAME, source, columns, image_column)
-    suffix = _suffix_of(source)
-    if suffix in (".parquet", ".xlsx"):
-        return _sheet_of_frame(str(source), read_cells(source), columns, image_column)
+    if not _is_csv(source):
+        return _sheet_of_frame(str(source), _read_frame(source), columns, image_column)
     file = read_csv_file(source, (image_column, *columns), image_column)
     names = file.column(image_column)
     _check_ids(file.name, names, [f"line {line}" for line in file.lines])
@@ -271,8 +275,8 @@ def _open(source: Any, columns: Sequence[str], image_column: str) -> _Sheet:
     )
 
 
-def _suffix_of(source: Any) -> str:
-    """The suffix of a file of a table, in lower case.
+def _is_csv(source: Any) -> bool:
+    """Whether a file of a table is no Parquet or XLSX file by its suffix.
 
     Raises:
         DataError: for what is no path.
@@ -282,23 +286,23 @@ def _suffix_of(source: Any) -> str:
             f"a table is {type(source).__name__}; expected a pandas DataFrame, or the path of a CSV, "
             "Parquet or XLSX file"
         )
-    return Path(source).suffix.lower()
+    return Path(source).suffix.lower() not in (_PARQUET, _XLSX)
 
 
-def _read_parquet(path: PathLike) -> pd.DataFrame:
+def _read_frame(path: PathLike) -> pd.DataFrame:
+    """The cells of a Parquet or XLSX file."""
     try:
-        return pd.read_parquet(path)
-    except (OSError, ValueError) as error:
+        if Path(path).suffix.lower() == _PARQUET:
+            return pd.read_parquet(path)
+        return _read_xlsx(path)
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
         raise DataError(f"{path} cannot be read: {reason_of(error)}") from error
 
 
 def _read_xlsx(path: PathLike) -> pd.DataFrame:
     """The cells of the first sheet of a workbook as text, without blank rows."""
-    try:
-        # with header=None no column is renamed that has the name of another
-        rows = pd.read_excel(path, header=None, dtype=str, keep_default_na=False)
-    except (OSError, ValueError, KeyError, BadZipFile) as error:
-        raise DataError(f"{path} cannot be read: {reason_of(error)}") from error
+    # without a header pandas renames no column that has the name of another
+    rows = pd.read_excel(path, header=None, dtype=str, keep_default_na=False)
     texts = [cell_texts(row) for row in rows.itertuples(index=False)]
     filled = [row for row in texts if any(row)]
     check_has_rows(str(path), len(filled[1:]))
