@@ -44,16 +44,20 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return text.getvalue()
 
 
+def stripped(text: str) -> str:
+    """Return a text without blanks and byte order marks at its ends."""
+    return text.strip().strip(_BYTE_ORDER_MARK).strip()
+
+
 def composed(text: str) -> str:
-    """Return a text in NFC, where an é is one character, without blanks and byte order marks at its ends."""
-    stripped = text.strip().strip(_BYTE_ORDER_MARK).strip()
-    return unicodedata.normalize("NFC", stripped)
+    """Return a text in NFC, where an é is one character, without blanks at its ends."""
+    return unicodedata.normalize("NFC", stripped(text))
 
 
 def is_missing(value: Any) -> bool:
     """Whether a cell holds nothing: an empty text, None, NaN, NaT or pandas.NA."""
     if isinstance(value, str):
-        return not composed(value)
+        return not stripped(value)
     return value is None or str(value) in ("nan", "NaN", "NaT", "<NA>")
 
 

@@ -85,21 +85,26 @@ def decimal_mark(columns: Sequence[Column], separator: str) -> DecimalMark:
     """
     if separator != ";":
         return "."
-    with_point: DataError | None = None
-    has_comma = False
+    with_point: tuple[Column, int] | None = None
+    with_comma: tuple[Column, int] | None = None
     for column in columns:
         for row, text in enumerate(column.texts):
-            if "." in text and number_of(text) is not None:
-                with_point = column.error(
-                    row,
-                    "a decimal comma, as other numbers of the file have; write all with one mark, "
-                    "and none between thousands",
-                )
+            if "." in text and number_of(text, ".") is not None:
+                with_point = with_point or (column, row)
             elif "," in text and number_of(text, ",") is not None:
-                has_comma = True
-    if has_comma and with_point is not None:
-        raise with_point
-    return "," if has_comma else "."
+                with_comma = with_comma or (column, row)
+    if with_comma is None:
+        return "."
+    if with_point is not None:
+        column, row = with_comma
+        other = f"{column.name} of {column.ids[row]!r} is {column.texts[row]!r}"
+        column, row = with_point
+        raise column.error(
+            row,
+            f"one decimal mark in all numbers, and {other}: write them alike, without separators of "
+            "thousands",
+        )
+    return ","
 
 
 def read_numbers(column: Column) -> list[float]:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dinoneck.data.cells import PathLike, check_unique, composed
+from dinoneck.data.cells import PathLike, check_unique, composed, stripped
 from dinoneck.errors import DataError
 from dinoneck.text import did_you_mean, reason_of, some_of
 
@@ -26,12 +26,12 @@ _SHOWN = 10  # columns in a message
 
 @dataclass(frozen=True)
 class CsvFile:
-    """The cells of a CSV file; without blanks at their ends, and composed (NFC).
+    """The cells of a CSV file, without blanks at their ends.
 
     Attributes:
         name: of the file.
-        header: names of the columns.
-        rows: of cells, as many as the header has.
+        header: names of the columns, composed (NFC).
+        rows: of cells as they are written, as many as the header has.
         lines: of the file that the rows end at, from 1.
         separator: between the cells.
     """
@@ -43,7 +43,7 @@ class CsvFile:
     separator: str
 
     def column(self, name: str) -> list[str]:
-        """Return the cells of a column."""
+        """Return the cells of a column as they are written."""
         index = self.header.index(name)
         return [row[index] for row in self.rows]
 
@@ -76,7 +76,7 @@ def read_csv_file(
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
         for cells in reader:
-            row = [composed(cell) for cell in cells]
+            row = [stripped(cell) for cell in cells]
             line = first + reader.line_num
             if not any(row):
                 continue
@@ -91,7 +91,7 @@ def read_csv_file(
     except csv.Error as error:
         line = first + reader.line_num
         raise DataError(f"{path}: line {line} is no row of a CSV file: {error}") from error
-    header = rows[0] if rows else []
+    header = [composed(cell) for cell in rows[0]] if rows else []
     check_header(str(path), header, columns, image_column)
     check_has_rows(str(path), len(rows[1:]))
     return CsvFile(str(path), header, rows[1:], lines[1:], separator)

@@ -193,7 +193,8 @@ def read_cells(
         return source
     if _is_csv(source):
         file = read_csv_file(source, columns, image_column)
-        return pd.DataFrame(file.rows, columns=file.header, dtype=object)
+        texts = [cell_texts(row) for row in file.rows]
+        return pd.DataFrame(texts, columns=file.header, dtype=object)
     cells = _read_frame(source)
     check_header(str(source), [str(label) for label in cells.columns], columns, image_column)
     return cells
@@ -264,10 +265,11 @@ def _open(source: Any, columns: Sequence[str], image_column: str) -> _Sheet:
         return _sheet_of_frame(str(source), _read_frame(source), columns, image_column)
     file = read_csv_file(source, (image_column, *columns), image_column)
     names = file.column(image_column)
-    _check_ids(file.name, names, [f"line {line}" for line in file.lines])
+    ids = cell_texts(names)
+    _check_ids(file.name, ids, [f"line {line}" for line in file.lines])
     return _Sheet(
         name=file.name,
-        ids=names,
+        ids=ids,
         files=names,
         cells={column: file.column(column) for column in columns},
         is_csv=True,
