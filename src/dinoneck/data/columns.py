@@ -147,8 +147,8 @@ def _expected_number(text: str, column: Column) -> str:
 def read_classes(column: Column, names: Sequence[object] = ()) -> tuple[list[int], list[str]]:
     """Return the index of each row's class, -1 = missing, and the names of the classes.
 
-    Texts are compared as they are, and numbers as numbers (1 is 1.0) if all cells and names are
-    numbers and none is a code.
+    Texts are compared as they are. Numbers that are neither codes nor all among the names are
+    compared as numbers: 1 is 1.0.
 
     Args:
         column: the cells.
@@ -160,22 +160,20 @@ def read_classes(column: Column, names: Sequence[object] = ()) -> tuple[list[int
             cells are empty.
     """
     column.check_any()
-    texts = list(column.texts)
     listed = [cell_text(name) for name in names]
-    filled = [text for text in texts if text and text.lower() not in MISSING_NUMBERS]
-    if filled and all(map(is_number, [*filled, *listed])):
-        texts = ["" if text.lower() in MISSING_NUMBERS else text for text in texts]
-        if not column.has_codes() and not any(_is_code(name) for name in listed):
+    keys = listed
+    texts = list(column.texts)
+    if _are_numbers(texts):
+        unknown = {text for text in texts if text.lower() in MISSING_NUMBERS} - {*listed}
+        texts = ["" if text in unknown else text for text in texts]
+        are_named = {*texts} - {""} <= {*listed}
+        if not are_named and not column.has_codes() and all(map(is_number, listed)):
             texts = [number_text(text) if text else "" for text in texts]
             keys = [number_text(name) for name in listed]
-        else:
-            keys = listed
-    else:
-        keys = listed
     _check_names(column, keys)
-    if not keys:
-        keys = sorted({text for text in texts if text}, key=_size_and_letters)
-        listed = keys
+    if not listed:
+        listed = sorted({text for text in texts if text}, key=_size_and_letters)
+        keys = listed
     index_of = {key: index for index, key in enumerate(keys)}
     codes = []
     for row, text in enumerate(texts):
@@ -186,8 +184,10 @@ def read_classes(column: Column, names: Sequence[object] = ()) -> tuple[list[int
     return codes, listed
 
 
-def _is_code(text: str) -> bool:
-    return text.isdecimal() and len(text) > 1 and text[0] == "0"
+def _are_numbers(texts: Sequence[str]) -> bool:
+    """Whether all filled cells are numbers, and there is one."""
+    filled = [text for text in texts if text and text.lower() not in MISSING_NUMBERS]
+    return bool(filled) and all(map(is_number, filled))
 
 
 def _check_names(column: Column, names: Sequence[str]) -> None:

@@ -304,7 +304,7 @@ def _read_frame(path: PathLike) -> pd.DataFrame:
 def _read_xlsx(path: PathLike) -> pd.DataFrame:
     """The cells of the first sheet of a workbook as text, without blank rows."""
     # without a header pandas renames no column that has the name of another
-    rows = pd.read_excel(path, header=None, dtype=str, keep_default_na=False)
+    rows = pd.read_excel(path, header=None, dtype=str, keep_default_na=False, engine="openpyxl")
     texts = [cell_texts(row) for row in rows.itertuples(index=False)]
     filled = [row for row in texts if any(row)]
     check_has_rows(str(path), len(filled[1:]))
