@@ -136,12 +136,14 @@ def _expected_number(text: str, column: Column) -> str:
     other_mark = "." if column.decimal == "," else ","
     if number_of(text, other_mark) is not None:
         return f"{expected}; decimal='{other_mark}' (--decimal {other_mark}) reads it as a decimal mark"
-    if column.has_words_alone():
-        return expected
-    return (
-        f"{expected}; if the column holds classes, name it in classes= of read_table(), or as "
-        f"tasks: {{{column.name}: {{kind: classification}}}} in the file of a training"
-    )
+    for row_id, other in zip(column.ids, column.texts, strict=True):
+        if column.number(other) is not None:
+            return (
+                f"a number, as {other!r} of {row_id!r}, or an empty cell where it is unknown; if the "
+                "column holds classes, name it in classes= of read_table(), or as "
+                f"tasks: {{{column.name}: {{kind: classification}}}} in the file of a training"
+            )
+    return expected
 
 
 def read_classes(column: Column, names: Sequence[object] = ()) -> tuple[list[int], list[str]]:
