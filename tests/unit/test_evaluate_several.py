@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -285,41 +284,11 @@ def test_the_parts_of_a_ratio_that_another_model_predicts_are_no_shares(
     assert [*report["scores"]["soil"]] == ["masses"]
 
 
-def test_shares_that_the_truth_does_not_give_are_named(
-    meadow: Path, tiny: Backbone, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_shares_that_the_truth_does_not_give_are_not_scored(meadow: Path, tiny: Backbone) -> None:
     ratio = Task("mix", dim=2, kind="ratio", labels=("soil", "stones"))
     table = pd.read_csv(meadow)[["image", "soil", "weed"]]
-    with caplog.at_level(logging.WARNING):
-        report = evaluate(predictor(tiny, ratio, Task("weed")), meadow.parent, table)
+    report = evaluate(predictor(tiny, ratio, Task("weed")), meadow.parent, table)
     assert [*report["scores"]] == ["weed", "overall"]
-    assert "the shares mix are not scored: the truth lacks stones" in caplog.text
-
-
-@pytest.mark.parametrize("is_read", [True, False], ids=["table of read_table", "DataFrame"])
-def test_missing_parts_are_named_once_for_several_models(
-    meadow: Path, tiny: Backbone, caplog: pytest.LogCaptureFixture, is_read: bool
-) -> None:
-    ratio = Task("mix", dim=2, kind="ratio", labels=("soil", "stones"))
-    models = {name: predictor(tiny, ratio, Task("weed")) for name in ("a", "b")}
-    table = pd.read_csv(meadow)[["image", "soil", "weed"]]
-    if is_read:
-        table = read_table(table, meadow.parent, targets=["soil", "weed"])
-
-    evaluate(models, meadow.parent, table)
-
-    assert caplog.text.count("the shares mix are not scored: the truth lacks stones") == 1
-
-
-def test_parts_that_another_model_predicts_are_not_missed(
-    meadow: Path, tiny: Backbone, caplog: pytest.LogCaptureFixture
-) -> None:
-    ratio = Task("mix", dim=2, kind="ratio", labels=("soil", "stones"))
-    models = {"shares": predictor(tiny, ratio), "masses": predictor(tiny, Task("soil"))}
-
-    evaluate(models, meadow.parent, meadow)
-
-    assert "not scored" not in caplog.text
 
 
 def test_a_part_of_words_in_a_ready_made_table_is_refused(meadow: Path, tiny: Backbone) -> None:

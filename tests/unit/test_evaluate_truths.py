@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from dinoneck.images.vector_tiffs import encode_vectors
 from PIL import Image
 from tests import kit
 
@@ -22,7 +23,6 @@ from dinoneck import (
     evaluate,
 )
 from dinoneck.data import read_table
-from dinoneck.images.vector_tiffs import encode_vectors
 from dinoneck.tasks import Interval
 
 NAMES = ["a.png", "b.png", "c.png", "d.png"]
@@ -78,14 +78,6 @@ def test_the_only_label_may_have_a_column_of_0_and_1_of_the_task_s_name(images: 
     of_numbers = scores_of(model, images, numbers)
 
     assert of_numbers == of_words
-
-
-def test_labels_that_the_truth_has_no_column_of_are_named(
-    images: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    evaluate(predictor(WEEDS), images, table(thistle=[1, 0, 1, 0]))
-
-    assert "the labels dock of weeds are not scored" in caplog.text
 
 
 def test_a_column_of_words_that_is_not_read_as_labels_is_named_with_the_remedy(

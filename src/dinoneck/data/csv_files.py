@@ -12,8 +12,8 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from dinoneck.atomic import read_regular
 from dinoneck.data.cells import PathLike, check_unique, composed, stripped
 from dinoneck.errors import DataError
 from dinoneck.text import did_you_mean, reason_of, some_of
@@ -62,7 +62,7 @@ def read_csv_file(
         DataError: if it cannot be read, has a row of another length than the header, no rows, or
             not the columns.
     """
-    text = _text_of(Path(path))
+    text = _text_of(path)
     first_line, _, rest = text.partition("\n")
     separator = _SEPARATOR_LINES.get(first_line.strip("\r").lower())
     first = 0
@@ -97,11 +97,11 @@ def read_csv_file(
     return CsvFile(str(path), header, rows[1:], lines[1:], separator)
 
 
-def _text_of(path: Path) -> str:
+def _text_of(path: PathLike) -> str:
     """The text of a file, with its own ends of lines."""
     try:
-        content = path.read_bytes()
-    except OSError as error:
+        content = read_regular(path)
+    except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read: {reason_of(error)}") from error
     codec = "utf-16" if content.startswith(_UTF_16) else "utf-8-sig"
     try:
@@ -169,4 +169,4 @@ def check_header(
 def check_has_rows(name: str, num_rows: int) -> None:
     """Raise a DataError for a table without rows."""
     if not num_rows:
-        raise DataError(f"{name} has no rows; expected one per image")
+        raise DataError(f"{name} has no rows below its header")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,14 +20,13 @@ from dinoneck.data.image_labels import read_coco_labels, read_label_folders
 from dinoneck.data.names import is_json_file
 from dinoneck.data.tables import read_cells, read_table
 from dinoneck.errors import ConfigError, DataError
-from dinoneck.evaluation.predicted_tasks import PredictedTasks, missing_parts
-from dinoneck.evaluation.truth_columns import TruthColumns, indicator_columns
+from dinoneck.evaluation.predicted_tasks import PredictedTasks
+from dinoneck.evaluation.truth_columns import TruthColumns
 from dinoneck.text import some_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
-logger = logging.getLogger(__name__)
 IMAGE_COLUMN = "image"
 """The column of file names where no other is named."""
 
@@ -153,13 +151,6 @@ def _check_read_table(
             f"image_column is {image_column!r}, and the table of read_table() has its images "
             "already; leave it out, or name it with image_column= of read_table()"
         )
-    columns = list(table.columns)
-    _warn_of_missing_parts(predicted, columns)
-    _warn_of_missing_labels(predicted, columns)
-    expected = predicted.expected_columns
-    has_truth = LABELS in columns or any(name in columns for name in expected)
-    if has_truth:  # else an error follows
-        _warn_of_near_columns(expected, columns)
     _check_numbers(table, predicted)
 
 
@@ -200,11 +191,8 @@ def _read_rows(
     cells = read_cells(truth, (image_column, *group), image_column)
     columns = [str(column) for column in cells.columns]
     known = TruthColumns.among(columns, predicted)
-    _warn_of_missing_parts(predicted, columns)
-    _warn_of_missing_labels(predicted, columns)
     if labels is None:
         known.check_any()
-    _warn_of_near_columns(predicted.expected_columns, columns)
     return read_table(
         truth,
         images,
@@ -218,42 +206,6 @@ def _read_rows(
         indicators=known.indicators,
         decimal=decimal,
     )
-
-
-def _warn_of_missing_labels(predicted: PredictedTasks, columns: Sequence[str]) -> None:
-    """Name the labels that have no column in a truth which has those of others."""
-    for task in predicted.multilabels:
-        known = indicator_columns(task, columns)
-        missing = [label for label in task.labels if label not in known]
-        if known and missing:
-            logger.warning(
-                "the labels %s of %s are not scored: the truth has no column of them",
-                some_of(missing, 5),
-                task.name,
-            )
-
-
-def _warn_of_missing_parts(predicted: PredictedTasks, columns: Sequence[str]) -> None:
-    """Name the parts that the truth lacks of a ratio of which it has some."""
-    for task in predicted.tasks:
-        if not predicted.has_scored_shares(task):
-            continue
-        missing = missing_parts(task, columns)
-        if missing and len(missing) < len(task.labels):
-            shown = some_of(missing, 5)
-            logger.warning("the shares %s are not scored: the truth lacks %s", task.name, shown)
-
-
-def _warn_of_near_columns(names: Sequence[str], columns: Sequence[str]) -> None:
-    """Name predicted columns that the truth has in capitals or small letters alone: they are not scored."""
-    column_of = {column.casefold(): column for column in columns}
-    for name in names:
-        if name not in columns and name.casefold() in column_of:
-            logger.warning(
-                "the truth has no column %r, which is not scored. Did you mean %r?",
-                name,
-                column_of[name.casefold()],
-            )
 
 
 def _read_mask_folder(
@@ -311,7 +263,7 @@ def _all_labels(predicted: PredictedTasks) -> list[str]:
 
 
 def _with_some_labels(table: pd.DataFrame, truth: Path, predicted: PredictedTasks) -> pd.DataFrame:
-    """The table; an error if it has no label that is predicted, a warning for some that it lacks."""
+    """Return the table, which must have a label that is predicted."""
     columns = [name for name in table.columns if name != IMAGES]
     if not columns:
         raise DataError(
@@ -319,7 +271,6 @@ def _with_some_labels(table: pd.DataFrame, truth: Path, predicted: PredictedTask
             f"{some_of(_all_labels(predicted), 5)}; expected folders, or categories of a COCO file, "
             "that are called like them"
         )
-    _warn_of_missing_labels(predicted, columns)
     return table
 
 

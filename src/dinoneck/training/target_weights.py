@@ -95,20 +95,12 @@ def check_target_weights(weights: Mapping[str, float], targets: Collection[str])
 def _read_file(path: str | os.PathLike[str]) -> dict[str, float]:
     """The weights of a CSV file."""
     table = read_csv_file(path, (_TARGET, _WEIGHT))
-    for column in (_TARGET, _WEIGHT):
-        if column not in table.header:
-            raise DataError(
-                f"{path} has the columns {some_of(table.header, _MOST_NAMES)}, and no {column!r}; "
-                "expected target and weight"
-            )
     weights: dict[str, str] = {}
     for target, weight in zip(table.column(_TARGET), table.column(_WEIGHT), strict=True):
         name = cell_text(target)
         if name in weights:
             raise DataError(f"{path} names the target {name!r} twice; give it one weight")
         weights[name] = cell_text(weight)
-    if not weights:
-        raise DataError(f"{path} has no rows; expected one per target")
     return _numbers_of(weights)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from dinoneck.images.vector_tiffs import read_vectors
 from PIL import Image
 from tests import kit
 from torch import Tensor
@@ -28,7 +29,6 @@ from dinoneck.data.normals import NormalLabels
 from dinoneck.errors import ConfigError
 from dinoneck.evaluation import evaluate
 from dinoneck.export import export_model
-from dinoneck.images.vector_tiffs import read_vectors
 from dinoneck.metrics import (
     ANGLE_METRICS,
     NUM_ANGLE_TERMS,

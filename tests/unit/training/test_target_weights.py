@@ -51,7 +51,7 @@ def test_a_weight_that_is_no_share_is_refused(weights: dict[str, Any], message: 
 @pytest.mark.parametrize(
     "text, message",
     [
-        pytest.param("target,share\ncrop,1\n", "no 'weight'", id="column"),
+        pytest.param("target,share\ncrop,1\n", "no column 'weight'", id="column"),
         pytest.param("target,weight\ncrop,1\ncrop,2\n", "'crop' twice", id="twice"),
         pytest.param("target,weight\n", "no rows", id="empty"),
     ],
