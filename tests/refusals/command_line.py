@@ -150,6 +150,12 @@ ROWS: list[Row] = [
         ConfigError,
         ("without --truth", "--image-column"),
     ),
+    (line(f"{PREDICT} --overlay o --decimal ,"), ConfigError, ("without --truth", "--decimal")),
+    (
+        line(f"{PREDICT} --overlay o --truth images --decimal ,"),
+        ConfigError,
+        ("--decimal", "no CSV file"),
+    ),
     (
         line(f"viz report {GOOD} images --out r.html --image-column file"),
         ConfigError,

@@ -314,6 +314,7 @@ FRAMES = [
     ({"targets": ["weed"]}, {}, "'weed'"),
     ({}, {"group": ["place"]}, "'group'"),
     ({"csv": "other.csv"}, {}, "'other.csv'"),
+    ({"decimal": ","}, {}, ("data.decimal", "','", "--csv")),
 ]
 
 DAY = {"targets": ["day"]}

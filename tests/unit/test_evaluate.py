@@ -67,6 +67,29 @@ def test_numbers_and_classes_are_scored_as_by_scikit_learn(meadow: Path, tiny: B
     assert json.loads(json.dumps(found, allow_nan=False)) == found and len(all_tables(found)) > 2
 
 
+@pytest.mark.parametrize("options", [{}, {"decimal": ","}], ids=["told", "stated"])
+def test_a_truth_with_decimal_commas_is_that_with_points(
+    meadow: Path, tiny: Backbone, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    rows = pd.read_csv(meadow)[["image", "soil"]]
+    rows.to_csv(tmp_path / "t.csv", sep=";", decimal=",", index=False)
+    model = predictor(tiny, TASKS[:1])
+
+    found = evaluate(model, meadow.parent, tmp_path / "t.csv", **options)
+
+    assert found["scores"] == evaluate(model, meadow.parent, rows)["scores"]
+
+
+def test_a_decimal_mark_is_no_option_of_a_truth_that_is_no_csv_file(
+    meadow: Path, tiny: Backbone
+) -> None:
+    model = predictor(tiny, TASKS[:1])
+
+    for truth in (pd.read_csv(meadow), meadow.parent, read_table(meadow, None, "soil")):
+        with pytest.raises(ConfigError, match="decimal is ','"):
+            evaluate(model, meadow.parent, truth, decimal=",")
+
+
 def numbered(table: Path, classes: Sequence[Any]) -> pd.DataFrame:
     """A table whose column ``kind`` holds these classes, one after the other."""
     rows = pd.read_csv(table)

@@ -101,6 +101,8 @@ def _text_of(path: PathLike) -> str:
     """The text of a file, with its own ends of lines."""
     try:
         content = read_regular(path)
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist; check the name") from None
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read: {reason_of(error)}") from error
     codec = "utf-16" if content.startswith(_UTF_16) else "utf-8-sig"

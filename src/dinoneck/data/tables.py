@@ -294,7 +294,7 @@ def _is_csv(source: Any) -> bool:
 def _read_frame(path: PathLike) -> pd.DataFrame:
     """The cells of a Parquet or XLSX file."""
     if not Path(path).is_file():
-        raise DataError(f"{path} cannot be read: there is no such file")
+        raise DataError(f"{path} does not exist; check the name")
     try:
         if Path(path).suffix.lower() == _PARQUET:
             return pd.read_parquet(path)

@@ -479,7 +479,7 @@ def test_true_and_false_are_trained_on_and_evaluated_as_1_and_0(
         (["--multilabel", "crak"], "multilabel names 'crak', and "),
         (["--multilabel", "crack", "--subfolders", "classes"], "data.subfolders is 'classes', and"),
         (["--multilabel", "crack", "--group", "wall"], "folds.group is ('wall',), and needs"),
-        (["--multilabel", "missing.json"], "missing.json cannot be read"),
+        (["--multilabel", "missing.json"], "missing.json"),
     ],
     ids=["all images", "word", "subfolders", "group", "file"],
 )
