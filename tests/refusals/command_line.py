@@ -269,7 +269,7 @@ ROWS: list[Row] = [
     (
         line(f"evaluate images --heads {GOOD} --truth words.csv"),
         DataError,
-        ("mass of", "0.png", "'0.5 kg'", "the number without 'kg'"),
+        ("mass of", "0.png", "'0.5 kg'"),
     ),
     (line(f"{EVALUATE} --at-least AP=0.5"), ConfigError, "'AP'"),
     # train

@@ -303,7 +303,7 @@ MISFITS = [  # cells of a column of numbers or words, and the one that is named
     (["1", "2", "inf"], "'inf'"),
     (["1", "1_000", "2"], "'1_000'"),
     (["1", "2 %", "3"], "'2 %'"),
-    (["", "", ""], "all cells of y are empty"),
+    (["", "", ""], "all cells of 'y' are empty"),
 ]
 ENTRIES: list[tuple[Call, str | tuple[str, ...]]] = [
     (coco(images=[]), "images"),
@@ -484,7 +484,7 @@ ROWS: list[Row] = [
     (column("u", "v", classes={"y": ["u", "u"]}), DataError, "'u'"),
     (column("u", "v", classes={"y": {"u", "v"}}), DataError, ("'y'", "a list")),
     (column("5 g", "6 g", numbers="y"), DataError, "'5 g'"),
-    (column("NA", "", numbers="y"), DataError, "y holds no number"),
+    (column("NA", "", numbers="y"), DataError, "'y' holds no number"),
     (column("1", "2", "x", indicators="y"), DataError, ("'2'", "true")),
     (column("a;none", "b", multilabel={"y": ()}), DataError, "'a;none'"),
     (column(";", "b", multilabel={"y": ()}), DataError, "';'"),

@@ -201,7 +201,7 @@ RUNS: list[tuple[dict[str, Any], type[Exception], str | tuple[str, ...]]] = [
     (
         {"tasks": {"kind": {"kind": "regression"}}},
         DataError,
-        (": kind holds", "'regression'", "'bare', 'crop'"),
+        ("kind of", "'bare'"),
     ),
     ({"tasks": {"crop": {"columns": ["weed"]}}}, ConfigError, "'crop'"),
     (
@@ -367,7 +367,7 @@ ROWS: list[Row] = [
             data={"targets": ["site"]},
         ),
         DataError,
-        ("'site'", "7 classes", "12 images", "6 of them"),
+        ("'site'", "7 classes", "12 images"),
     ),
     (
         run(
@@ -444,14 +444,6 @@ ROWS: list[Row] = [
         ),
         DataError,
         ("'split'", "expected train and val"),
-    ),
-    (
-        run(
-            folds={"column": "split"},
-            table=PASTURE.assign(fold=["train", "dev"] * (len(PASTURE) // 2)),
-        ),
-        DataError,
-        ("'split'", "'dev', 'train'", "the words train, val and perhaps test alone", "0 and 1"),
     ),
     (lambda: column_folds(["a", " ", None, "b"]), DataError, "row 1, row 2"),
     # stores and several heads

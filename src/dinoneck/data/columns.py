@@ -54,7 +54,7 @@ class Column:
         """Raise a DataError if all cells are empty."""
         if not any(self.texts):
             raise DataError(
-                f"{self.table}: all cells of {self.name} are empty; fill some in, or leave it out"
+                f"{self.table}: all cells of {self.name!r} are empty; fill some in, or leave it out"
             )
 
     def number(self, text: str) -> float | None:
@@ -125,7 +125,7 @@ def read_numbers(column: Column) -> list[float]:
             raise column.error(row, _expected_number(text, column))
     if all(map(math.isnan, numbers)):
         raise DataError(
-            f"{column.table}: {column.name} holds no number; fill some in, or leave it out"
+            f"{column.table}: {column.name!r} holds no number; fill some in, or leave it out"
         )
     return numbers
 

@@ -37,6 +37,7 @@ from dinoneck.data.cells import (
     check_unique,
     is_missing,
     same_labels,
+    stripped,
 )
 from dinoneck.data.columns import (
     Column,
@@ -143,7 +144,7 @@ def read_table(
             f"decimal is {decimal!r}, and {sheet.name} is no CSV file, whose numbers have a decimal "
             "mark; leave it out"
         )
-    files = find_files(sheet.files, images, f"images named in {sheet.name}")
+    files = _files_of(sheet.files, images, f"images named in {sheet.name}")
     table = pd.DataFrame({IMAGES: files}, pd.Index(sheet.ids, dtype=object), dtype=object)
     label_names: dict[str, tuple[str, ...]] = {}
     for name, column in columns.items():
@@ -327,7 +328,7 @@ def _sheet_of_frame(
         files = list(frame.index)
     ids = []
     for file, label in zip(files, frame.index, strict=True):
-        is_in_memory = not (is_missing(file) or isinstance(file, str | os.PathLike | Real))
+        is_in_memory = not _is_name(file) and not is_missing(file)
         ids.append(cell_text(label if is_in_memory else file))
     _check_ids(name, ids, [f"row {row}" for row in range(1, len(ids) + 1)])
     cells = {column: list(frame[column].astype(object)) for column in columns}
@@ -387,16 +388,36 @@ def _joined(columns: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
+def _files_of(names: Sequence[Any], folder: PathLike | None, what: str) -> list[Any]:
+    """Return the file of each name; images in memory as they are. Without a folder none is looked for."""
+    if folder is not None:
+        return find_files(names, folder, what)
+    files: list[Any] = []
+    for name in names:
+        if isinstance(name, str):
+            files.append(Path(stripped(name)))  # as it is written, also if it is not composed
+        elif _is_name(name):
+            files.append(Path(cell_text(name)))
+        else:
+            files.append(name)
+    return files
+
+
+def _is_name(value: Any) -> bool:
+    """Whether a value names a file, and is no image in memory."""
+    return isinstance(value, str | os.PathLike | Real)
+
+
 def _read_masks(sheet: _Sheet, column: str, images: PathLike | None) -> list[Any]:
     """The file of each dense label, or an array; None where the cell is empty."""
     masks = [None if is_missing(cell) else cell for cell in sheet.cells[column]]
     rows = [row for row, mask in enumerate(masks) if mask is not None]
     if not rows:
         raise DataError(
-            f"{sheet.name}: all cells of {column} are empty; fill some in, or leave it out"
+            f"{sheet.name}: all cells of {column!r} are empty; fill some in, or leave it out"
         )
     names = [masks[row] for row in rows]
-    files = find_files(names, images, f"labels named in {sheet.name}")
+    files = _files_of(names, images, f"labels named in {sheet.name}")
     for row, file in zip(rows, files, strict=True):
         masks[row] = file
     return masks
@@ -404,9 +425,9 @@ def _read_masks(sheet: _Sheet, column: str, images: PathLike | None) -> list[Any
 
 def _check_no_images(masks: Sequence[Any], images: Sequence[Any], name: str) -> None:
     """Refuse a dense label that is the file of an image."""
-    image_files = {image for image in images if isinstance(image, str | Path)}
+    image_files = {image for image in images if isinstance(image, Path)}
     for mask in masks:
-        if isinstance(mask, str | Path) and mask in image_files:
+        if isinstance(mask, Path) and mask in image_files:
             raise DataError(
                 f"{name}: {mask} is an image of the table, and a label of one; expected two files: "
                 "write names with their folders, such as masks/0.png"

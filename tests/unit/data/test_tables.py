@@ -301,6 +301,12 @@ def test_files_and_masks_are_found_below_the_folder_of_the_images(tmp_path: Path
     assert table["labels"].tolist() == [tmp_path / "masks" / "a.png", None]
 
 
+def test_without_a_folder_files_are_named_and_not_looked_for(tmp_path: Path) -> None:
+    path = written(tmp_path, "image,y\n007.png,1\n")
+
+    assert read_table(path, targets="y")["images"].tolist() == [Path("007.png")]
+
+
 def test_a_mask_that_is_an_image_of_the_table_is_refused(tmp_path: Path) -> None:
     kit.write_images(tmp_path, ["a.png", "b.png", "masks/b.png"])
     path = written(tmp_path, "image,mask\na.png,a.png\nb.png,masks/b.png\n")
