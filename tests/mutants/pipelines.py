@@ -185,35 +185,32 @@ PIPELINES = [
     ),
     Mutant(
         sentence="A missing number of a table is read as 0.",
-        where="data.tables:read_table",
-        edit=replace(
-            'pd.Series(_numbers.values, _texts.index, dtype="float64")',
-            by="""pd.Series(_numbers.values, _texts.index, dtype="float64").reindex(
-                sheet.ids, fill_value=0.0
-            )""",
-        ),
-        tests=["unit/data/test_tables.py::test_numbers_words_and_gaps"],
+        where="data.columns:read_numbers",
+        edit=replace("_numbers.append(math.nan)", by="_numbers.append(0.0)"),
+        tests=["unit/data/test_tables.py::test_the_columns_of_a_table"],
     ),
     Mutant(
         sentence="An id of digits loses its leading zeros: 007 becomes 7.",
         where="data.tables:read_table",
         edit=replace(
-            "pd.Index(_ids, dtype=object)",
-            by='pd.Index([text.lstrip("0") or text for text in _ids], dtype=object)',
+            "pd.Index(_sheet.ids, dtype=object)",
+            by='pd.Index([text.lstrip("0") or text for text in _sheet.ids], dtype=object)',
         ),
         tests=["unit/data/test_tables.py::test_ids_stay_text"],
     ),
     Mutant(
-        sentence="1.500 of a German spreadsheet, which means 1500, is read as 1.5.",
-        where="data.number_cells:read_numbers",
-        edit=never("_may_be_thousands(_texts, POINT)"),
-        tests=["unit/data/test_number_cells.py"],
+        sentence="Codes such as 007 are read as the numbers 7.",
+        where="data.tables:read_table",
+        edit=never("_column.has_codes()"),
+        tests=["unit/data/test_tables.py::test_codes_are_classes"],
     ),
     Mutant(
-        sentence="Any of several meanings of a number is taken, whatever the other columns show.",
-        where="data.number_cells:read_numbers",
-        edit=always("_usual.decimal in _marks or not _marks"),
-        tests=["unit/data/test_number_cells.py"],
+        sentence="1.500 of a German spreadsheet, which means 1500, is read as 1.5 beside 2,5.",
+        where="data.columns:decimal_mark",
+        edit=replace("raise _column.error(_row, _expected)", by="return '.'"),
+        tests=[
+            "unit/data/test_columns.py::test_two_decimal_marks_in_one_file_are_refused_with_both_cells"
+        ],
     ),
     Mutant(
         sentence="The EXIF orientation of a file that Pillow decodes is ignored.",

@@ -296,7 +296,9 @@ COLOURS = Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3))
 SEVEN = np.zeros((4, 4), np.uint8)
 SEVEN[1, 2], SEVEN[3, 3] = 7, 5
 POINT = torch.zeros(2)
-MISFITS = [  # cells of a column of numbers or words, and the one that is named
+MISFITS: list[
+    tuple[list[str], str | tuple[str, ...]]
+] = [  # cells of a column of numbers or words, and the one that is named
     (["1", "2", "wheat"], ("'wheat'", "2.jpg", "classes=")),
     (["oats", "3", "wheat"], ("'oats'", "0.jpg")),
     (["1,500", "2,500", "3"], ("'1,500'", "--decimal ,")),
