@@ -1,6 +1,7 @@
 """What the cells of one column are together: numbers, classes, or labels. Neither pandas nor torch is imported.
 
-A column is numbers if every filled cell is one, and classes if none is; what is neither is an error.
+A column is numbers if every filled cell is one, and classes if none is; what is neither is an error,
+and so are numbers that all have another decimal mark than the file.
 Digits alone, of which a cell of two or more characters begins with 0 (``007``), are codes, and so
 classes. Where the filled cells are numbers, NA, N/A, NaN, NULL and None are missing, as empty cells
 are; elsewhere these words are classes.
@@ -9,7 +10,7 @@ are; elsewhere these words are classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,6 +22,7 @@ from dinoneck.text import did_you_mean, some_of
 DecimalMark = Literal[".", ","]
 MISSING_NUMBERS = frozenset({"na", "n/a", "nan", "null", "none"})
 """Words that say "missing" among numbers, in lower case."""
+_OTHER_MARK: Mapping[DecimalMark, DecimalMark] = {".": ",", ",": "."}
 _INDICATORS = {"true": 1.0, "false": 0.0}
 _LABEL_SEPARATORS = (";", "|")
 _SHOWN = 20  # classes in a message
@@ -69,8 +71,14 @@ class Column:
         return any(len(text) > 1 and text[0] == "0" for text in filled)
 
     def has_words_alone(self) -> bool:
-        """Whether no cell is a number."""
-        return not any(self.number(text) is not None for text in self.texts)
+        """Whether no cell is a number, nor are all of them numbers with the other decimal mark."""
+        filled = [text for text in self.texts if text and text.lower() not in MISSING_NUMBERS]
+        if any(self.number(text) is not None for text in filled):
+            return False
+        is_with_other_mark = [
+            number_of(text, _OTHER_MARK[self.decimal]) is not None for text in filled
+        ]
+        return not filled or not all(is_with_other_mark)
 
 
 def decimal_mark(columns: Sequence[Column], separator: str) -> DecimalMark:
@@ -133,9 +141,9 @@ def read_numbers(column: Column) -> list[float]:
 def _expected_number(text: str, column: Column) -> str:
     """What is expected in the place of a cell that is no number, and how else it is read."""
     expected = "a number, or an empty cell where it is unknown"
-    other_mark = "." if column.decimal == "," else ","
+    other_mark = _OTHER_MARK[column.decimal]
     if number_of(text, other_mark) is not None:
-        return f"{expected}; decimal='{other_mark}' (--decimal {other_mark}) reads it as a decimal mark"
+        return f"{expected}; in a CSV file decimal='{other_mark}' (--decimal {other_mark}) reads it"
     for row_id, other in zip(column.ids, column.texts, strict=True):
         if column.number(other) is not None:
             return (

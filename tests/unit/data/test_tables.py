@@ -155,6 +155,12 @@ def test_codes_are_classes(tmp_path: Path) -> None:
     assert read_table(path, targets="plot", numbers="plot")["plot"].tolist() == [7, 12, 100]
 
 
+def test_words_beside_a_decimal_comma_are_classes(tmp_path: Path) -> None:
+    path = columns(tmp_path, kind=["1,5", "a"])
+
+    assert read_table(path, targets="kind")["kind"].tolist() == ["1,5", "a"]
+
+
 def test_listed_classes_keep_their_order_and_numbers_may_be_classes(tmp_path: Path) -> None:
     path = columns(tmp_path, c=["b", "a"], n=[2, 10], k=[1, 2])
 
