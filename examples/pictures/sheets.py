@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 import re
 import shlex
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from dinoneck.cli.main import main as dinoneck
 
 PAGES = Path(__file__).resolve().parents[2] / "docs" / "how-to"
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+WIDTH = 800  # of a picture in pixels
 # the picture -> the page whose first block makes the data, and the command below the picture
 SHEETS = {
     "data-sheet-table.jpg": (
@@ -47,4 +49,6 @@ def draw_sheet(name: str, folder: Path) -> None:
         status = dinoneck([*shlex.split(command), "--out", "sheet", "--dry-run"])
         if status != 0:
             raise SystemExit(f"{name} was not drawn; the message is above")
-        shutil.copy("sheet/data.jpg", target)
+        with Image.open("sheet/data.jpg") as picture:
+            picture.thumbnail((WIDTH, picture.height))
+            picture.save(target, quality=80)
