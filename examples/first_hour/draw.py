@@ -60,7 +60,7 @@ def draw_cells(folder: Path, count: int) -> None:
         image.save(folder / f"images/{number:02}.png")
         (folder / f"labels/{number:02}.txt").write_text("\n".join(lines))
     names = ", ".join(CELLS)
-    (folder / "data.yaml").write_text(f"names: [{names}]\nnc: {len(CELLS)}\n")
+    (folder / "data.yaml").write_text(f"train: images\nnames: [{names}]\n")
 
 
 def main() -> None:

@@ -6,7 +6,8 @@ drawn. Their licence is CC BY-SA 4.0. Chromium, if it is installed, draws the re
 fold. With the images of blood_cells, a detector is trained as in docs/explanation/detection.md and
 draws held-out images. The frames of rgbd_room become a point cloud, and a head learns depth, normals
 and classes of computed scenes. ``--tutorials`` runs the code of the tutorials and draws their
-pictures alone. ``--before`` draws computed scenes with the code of 0.3.0 and with that of today, for
+pictures alone. ``--sheets`` runs the code of the pages about data and draws what ``dinoneck train
+--dry-run`` read, alone. ``--before`` draws computed scenes with the code of 0.3.0 and with that of today, for
 docs/project/pictures.md, alone. ``--help`` lists the data that each picture needs.
 
 Drawn by hand are ``logo.svg``, ``data_flow.svg`` and ``roads.svg``; ``python -m examples.dense_ndvi``
@@ -36,6 +37,7 @@ from dinoneck.viz import boxes_panel, heat, overlay_panel, pca_panels
 from examples.pictures.before_after import draw_before_and_after
 from examples.pictures.intervals import interval_picture, intervals_of_new_samplings
 from examples.pictures.room import room
+from examples.pictures.sheets import SHEETS, draw_sheet
 from examples.pictures.surfaces import surfaces
 from examples.pictures.tutorials import TUTORIALS
 
@@ -103,6 +105,11 @@ def main() -> None:
         help="run the code of tutorials, 3 CPU minutes, for tutorial_NAME.jpg; without names all",
     )
     parser.add_argument(
+        "--sheets",
+        action="store_true",
+        help="read the data of the pages about data, 1 CPU minute, for data-sheet-NAME.jpg alone",
+    )
+    parser.add_argument(
         "--before",
         type=Path,
         metavar="CHECKOUT",
@@ -113,6 +120,10 @@ def main() -> None:
     if options.tutorials is not None:
         for name in options.tutorials or TUTORIALS:
             write(TUTORIALS[name](), options.folder / f"tutorial_{name}.jpg", quality=82)
+        return
+    if options.sheets:
+        for name in SHEETS:
+            draw_sheet(name, options.folder)
         return
     if options.before is not None:
         draw_before_and_after(options.folder, options.before)

@@ -16,7 +16,6 @@ HOUR = Path(__file__).resolve().parents[2] / "examples" / "first_hour"
 @pytest.mark.slow
 def test_the_first_hour_runs_without_an_edit(tmp_path: Path) -> None:
     """Nothing is installed, as dinoneck is there."""
-    pytest.importorskip("supervision", reason="supervision reads boxes in YOLO's form")
     pytest.importorskip("pycocotools")
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     done = subprocess.run(

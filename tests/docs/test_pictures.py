@@ -16,7 +16,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES = ROOT / "docs" / "images"
 BY_HAND = {"logo.svg", "data_flow.svg", "roads.svg"}
-PICTURE_NAME = re.compile(r'"(\w+\.(?:jpg|png|svg|webp))"')
+PICTURE_NAME = re.compile(r'"([\w-]+\.(?:jpg|png|svg|webp))"')
 
 
 def drawn_by_commands() -> set[str]:
