@@ -18,11 +18,12 @@ from dinoneck.data.cells import (
     csv_text,
     is_missing,
     is_number,
-    label_of,
+    number_text,
     same_labels,
+    stripped,
 )
+from dinoneck.data.columns import Column, read_numbers
 from dinoneck.data.csv_files import read_csv_file
-from dinoneck.data.number_cells import read_numbers
 from dinoneck.data.table import Table
 
 numbers = st.floats(-1e6, 1e6, allow_nan=False).map(lambda number: round(number, 6))
@@ -43,7 +44,6 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @given(cells)
 @example("\ufeff nan")
-@example("\u200b \u200bx\u200b \u200b")
 def test_the_text_of_a_cell_is_the_text_of_its_text(cell: str) -> None:
     text = cell_text(cell)
 
@@ -69,7 +69,7 @@ def test_spellings_of_a_number_are_one_label(number: int, zeros: int, more_zeros
     spelled = sign + "0" * zeros + str(abs(number))
     with_point = spelled + "." + "0" * more_zeros
 
-    assert label_of(spelled) == label_of(with_point) == str(number)
+    assert number_text(spelled) == number_text(with_point) == str(number)
 
 
 @given(st.decimals(allow_nan=False, allow_infinity=False), st.decimals(allow_nan=False))
@@ -77,7 +77,7 @@ def test_numbers_are_one_label_only_where_they_are_equal(first: Decimal, second:
     assume(is_number(str(first)))
     assume(is_number(str(second)))
 
-    assert (label_of(str(first)) == label_of(str(second))) == (first == second)
+    assert (number_text(str(first)) == number_text(str(second))) == (first == second)
 
 
 @given(st.lists(st.integers(0, 20), min_size=1, max_size=8), st.data())
@@ -100,34 +100,21 @@ def test_next_to_a_word_numbers_are_words(groups: list[int], word: str) -> None:
     assert labels == [*spellings, word]
 
 
-# numbers as people write them
-
-
-def spell(number: Decimal, decimal: str, group: str) -> str:
-    """A number with these marks."""
-    return f"{number:,f}".replace(",", "g").replace(".", decimal).replace("g", group)
-
-
-@given(
-    st.lists(st.integers(-(10**9), 10**9), min_size=1, max_size=6),
-    st.sampled_from([(".", ","), (".", " "), (",", "."), (",", " "), (",", ""), (".", "")]),
-)
-def test_numbers_with_any_marks_are_read(hundredths: list[int], marks: tuple[str, str]) -> None:
-    decimal, group = marks
-    exact = [Decimal(number) / 100 for number in hundredths]
-    texts = [spell(number.quantize(Decimal("0.01")), decimal, group) for number in exact]
-
-    values = read_numbers(texts).values
-
-    # two decimals can be no thousands: there is one reading
-    assert values == [float(number) for number in exact]
+# numbers
 
 
 @given(st.lists(numbers, min_size=1, max_size=6))
 def test_numbers_of_python_are_read_to_the_bit(column: list[float]) -> None:
     texts = [repr(number) for number in column]
 
-    assert read_numbers(texts).values == column
+    assert read_numbers(Column("y", "t.csv", texts, texts)) == column
+
+
+@given(st.lists(numbers, min_size=1, max_size=6))
+def test_a_decimal_comma_changes_no_number(column: list[float]) -> None:
+    texts = [repr(number).replace(".", ",") for number in column]
+
+    assert read_numbers(Column("y", "t.csv", texts, texts, ",")) == column
 
 
 # CSV files
@@ -143,15 +130,14 @@ def test_quoted_cells_are_read_as_they_were_written(
     for row in quoted:
         lines.append(separator.join('"' + cell.replace('"', '""') + '"' for cell in row))
     file.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="")
-    # rows without anything are left out, and formulas are replaced by their text
-    assume(all("".join(row).strip() for row in rows))
-    assume(not any(cell.startswith("=") for row in rows for cell in row))
+    # rows without anything are left out
+    assume(all(stripped("".join(map(stripped, row))) for row in rows))
 
     table = read_csv_file(file, columns=["image", "note"])
 
     assert table.header == ["image", "note"]
     assert table.separator == separator
-    assert table.rows == [list(row) for row in rows]
+    assert table.rows == [[stripped(cell) for cell in row] for row in rows]
 
 
 @few_examples
@@ -164,13 +150,12 @@ def test_a_table_that_dinoneck_writes_is_the_table_that_it_reads(
     table = read_csv_file(file)
 
     assert table.rows == [list(row) for row in rows]
-    assert table.repairs == []
 
 
 @few_examples
 @given(
     st.lists(st.tuples(words, words), min_size=1, max_size=5),
-    st.sampled_from(["utf-16", "utf-8-sig", "utf-32"]),
+    st.sampled_from(["utf-16", "utf-8-sig"]),
 )
 def test_the_encoding_of_a_file_changes_no_cell(
     file: Path, rows: list[tuple[str, str]], encoding: str

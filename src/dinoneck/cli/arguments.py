@@ -108,20 +108,21 @@ _OF_HEAD_FILES = (  # without effect on an exported file
 _EXPORTED_FILE = "an exported file, which has its backbone, one view and no tiles"
 EVALUATE_FILE = RunKind(_EXPORTED_FILE, unused=_OF_HEAD_FILES)
 PREDICT_WITH_FILE = RunKind(
-    _EXPORTED_FILE, unused=(*_OF_HEAD_FILES, "--image-column", "--subfolders")
+    _EXPORTED_FILE, unused=(*_OF_HEAD_FILES, "--image-column", "--subfolders", "--decimal")
 )
 PREDICT_WITH_EXPORTED_DETECTOR = RunKind(
     "an exported detector, which takes one image at a time", unused=("--batch-size",)
 )
 PREDICT_WITHOUT_OVERLAY = RunKind(
-    "predictions without --overlay", unused=("--truth", "--image-column", "--subfolders")
+    "predictions without --overlay",
+    unused=("--truth", "--image-column", "--subfolders", "--decimal"),
 )
 EVALUATE = RunKind("scores, which count boxes of all scores", unused=("--min-score",))
 PREDICT_WITHOUT_TRUTH = RunKind(
-    "predictions without --truth", unused=("--image-column", "--subfolders")
+    "predictions without --truth", unused=("--image-column", "--subfolders", "--decimal")
 )
 REPORT_WITHOUT_TRUTH = RunKind(
-    "a report without --truth", unused=("--image-column", "--subfolders")
+    "a report without --truth", unused=("--image-column", "--subfolders", "--decimal")
 )
 EXPORT_HEAD_ALONE = RunKind(
     "the export of a head without --with-backbone",

@@ -49,6 +49,7 @@ def evaluate(
     image_column: str = "image",
     labels: str | None = None,
     subfolders: Literal["classes", "folds"] | None = None,
+    decimal: Literal[".", ","] | None = None,
     nodata: tuple[float, ...] = (),
     class_values: tuple[int, ...] = (),
     crowd: Literal["ignore", "objects"] = "ignore",
@@ -75,6 +76,8 @@ def evaluate(
         image_column: column of file names.
         labels: column of masks.
         subfolders: with a folder as truth: whether the folders in it are classes or folds.
+        decimal: with a CSV as truth: the decimal mark of its numbers; without it a point, or in a file
+            separated by ; the one that all its numbers have.
         nodata: mask values without a label, such as 255; without it as in training.
         class_values: the value of each class in the masks; without it as in training.
         crowd: ignore: objects of a COCO file with iscrowd=1 are ignored; objects: they count as
@@ -130,6 +133,7 @@ def evaluate(
         image_column=image_column,
         labels=labels,
         subfolders=subfolders,
+        decimal=decimal,
         nodata=nodata,
         class_values=class_values,
         crowd=crowd,

@@ -25,6 +25,7 @@ from dinoneck.cli.truth import (
     open_known_boxes,
 )
 from dinoneck.data.cells import csv_text
+from dinoneck.data.columns import DecimalMark
 from dinoneck.data.folders import Subfolders
 from dinoneck.data.names import SUFFIXES
 from dinoneck.errors import ConfigError, DataError
@@ -68,6 +69,7 @@ def predict(
     truth: Annotated[tuple[Path, ...], arg(metavar="CSV|FOLDER|JSON ...")] = (),
     image_column: str = "image",
     subfolders: Literal["classes", "folds"] | None = None,
+    decimal: Literal[".", ","] | None = None,
     skip_unusable: bool = False,
     tile: Annotated[tuple[int, int] | Literal["auto"] | None, TILE] = "auto",
     overlap: Annotated[int | None, cli.whole(0)] = None,
@@ -96,6 +98,8 @@ def predict(
             images, or a COCO file of a detector's boxes; or a CSV and a folder of masks.
         image_column: column of file names in --truth.
         subfolders: with a folder as truth: whether the folders in it are classes or folds.
+        decimal: with a CSV as truth: the decimal mark of its numbers; without it a point, or in a file
+            separated by ; the one that all its numbers have.
         skip_unusable: list and leave out unusable images.
         tile: cut images into tiles of this many pixels, resized to the size of the heads or the
             detector; none: leave them whole (default: the tiles of training, for a detector or a
@@ -132,7 +136,7 @@ def predict(
         cli.refuse_unused(cli.PREDICT_WITHOUT_OVERLAY, words)
     if not truth:
         cli.refuse_unused(cli.PREDICT_WITHOUT_TRUTH, words)
-    check_truths(truth, image_column)
+    check_truths(truth, image_column, decimal)
 
     # open
     opened = open_model(
@@ -149,6 +153,7 @@ def predict(
             list(file_by_name.values()),
             image_column=image_column,
             subfolders=subfolders,
+            decimal=decimal,
         )
 
     # predict
@@ -628,6 +633,7 @@ def _read_truth(
     *,
     image_column: str,
     subfolders: Subfolders | None,
+    decimal: DecimalMark | None,
 ) -> Mapping[Path, Mapping[str, Any]]:
     """Image file -> what truths say of it: column -> value, or the boxes of a detector.
 
@@ -643,7 +649,13 @@ def _read_truth(
             f"--truth {names} is for heads without keys; leave it out, or run one key at a time"
         )
     known = known_values(
-        truths, images, files, opened.model, image_column=image_column, subfolders=subfolders
+        truths,
+        images,
+        files,
+        opened.model,
+        image_column=image_column,
+        subfolders=subfolders,
+        decimal=decimal,
     )
     return known.values
 

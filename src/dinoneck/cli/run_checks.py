@@ -1,30 +1,24 @@
-"""What is wrong with the data of a run, as far as it shows without numpy, pandas and torch, whose import takes seconds.
-
-What passes is read again by the training, which also logs what a user should know of it.
-"""
+"""What is wrong with a run, as far as it shows without torch, whose import takes seconds."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
 from dinoneck.backbones.block_indices import resolve_layers
 from dinoneck.backbones.known import DINOV3_SMALL, dimensions_of, patch_of
-from dinoneck.data.cells import is_number, same_labels
 from dinoneck.data.class_counts import check_class_counts
-from dinoneck.data.csv_files import CsvFile, check_has_rows, check_header, read_csv_file
-from dinoneck.data.names import check_files
+from dinoneck.data.table import Classes
 from dinoneck.detection.sizes import DEFAULT_SIZE, check_size
 from dinoneck.errors import DataError
 from dinoneck.necks.strides import stated_strides
-from dinoneck.training.config import AnyConfig, FoldsConfig, TrainConfig, TrainDetectorConfig
+from dinoneck.training.config import AnyConfig, TrainConfig, TrainDetectorConfig
 from dinoneck.training.fold_checks import (
     check_enough_groups,
     check_enough_images,
     check_fold_number,
     check_stratify,
 )
+from dinoneck.training.table import table_of
 
 _USUAL_PATCH = 16  # px, of backbones whose name does not tell it; no value of a neck depends on it
 
@@ -88,12 +82,14 @@ def check_detector_size(run: TrainDetectorConfig) -> None:
 
 
 def check_table(run: TrainConfig) -> None:
-    """Refuse a table that cannot be read, what it lacks, too few groups for the folds, and columns of names.
+    """Refuse a table that cannot be read, too few groups for the folds, and columns of names.
 
-    Of a COCO file of labels only the file and its images are looked at.
+    The training reads the table again, in the same way. Of a COCO file of labels only its existence
+    is checked.
 
     Raises:
-        DataError: naming the column, the images, the number of groups or that of the classes.
+        DataError: as :func:`dinoneck.data.read_table`; also naming the number of groups or that of
+            the classes.
         ConfigError: if no fold has the number that is to be trained alone.
     """
     data = run.data
@@ -101,44 +97,21 @@ def check_table(run: TrainConfig) -> None:
         check_coco_images(str(data.label_file), data.images)
     if data.csv is None:
         return
-    image_column = data.image_column or "image"
-    columns = [image_column, *data.targets, *data.aux_targets, *data.multilabel, *run.folds.group]
-    columns += [name for name in (data.labels, run.folds.column) if name is not None]
-    table = read_csv_file(data.csv, columns)
-    check_header(str(data.csv), table.header, columns, image_column)
-    check_has_rows(str(data.csv), len(table.rows))
-    names = table.column(image_column)
-    if data.store is None and all(names):
-        folder = data.images or Path(data.csv).parent
-        check_files(names, folder, f"images named in {data.csv}")
-    _check_folds(run.folds, table, names)
-    if not run.tasks and run.folds.count != 1:  # tasks may have other columns
-        check_stratify(run.folds.stratify, [*data.targets, *data.aux_targets, *data.multilabel])
-    if not run.tasks and run.folds.column is None:  # which may leave out rows
-        for column in (*data.targets, *data.aux_targets):
-            _check_classes(column, table)
-
-
-def _check_classes(column: str, table: CsvFile) -> None:
-    """Refuse a column of words that has one class, or nearly as many as images; other columns pass."""
-    filled = [text for text in table.column(column) if text]
-    if filled and not any(map(is_number, filled)):
-        check_class_counts(column, Counter(filled))
-
-
-def _check_folds(folds: FoldsConfig, table: CsvFile, names: Sequence[str]) -> None:
-    """Refuse fewer groups or images than folds, and the number of a fold that is not there."""
-    if folds.column is not None or folds.count == 1:
+    table = table_of(run)
+    if run.folds.column is None and run.folds.count != 1:
+        if table.has_groups:
+            check_enough_groups(len(set(table.groups)), run.folds.count)
+        else:
+            check_enough_images(len(table), run.folds.count)
+        check_fold_number(run.folds.only, run.folds.count)
+    if run.tasks:  # which may have other columns
         return
-    columns = []
-    for column in folds.group:
-        columns.append(same_labels(table.column(column), names, f"group in column {column!r}"))
-    if columns:
-        groups = set(zip(*columns, strict=True))
-        check_enough_groups(len(groups), folds.count)
-    else:
-        check_enough_images(len(names), folds.count)
-    check_fold_number(folds.only, folds.count)
+    if run.folds.count != 1:
+        check_stratify(run.folds.stratify, [*data.targets, *data.aux_targets, *data.multilabel])
+    for column in (*data.targets, *data.aux_targets):
+        values = table.columns[column]
+        if isinstance(values, Classes):
+            check_class_counts(column, values.counts())
 
 
 def check_coco_images(file: str, images: str | None) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dinoneck.data.cells import IMAGES, LABELS
+from dinoneck.data.names import is_json_file
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.text import some_of
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from dinoneck.data.boxes import BoxImages
+    from dinoneck.data.columns import DecimalMark
     from dinoneck.data.folders import Subfolders
     from dinoneck.evaluation.masks import MaskReader
     from dinoneck.inference.predictor import Predictor
@@ -60,32 +62,33 @@ def check_truth_columns(
     Raises:
         DataError: naming the column, or what is wrong with the file.
     """
-    from dinoneck.data.csv_files import check_has_rows, check_header, read_csv_file
+    from dinoneck.data.tables import read_cells
 
-    if truth.is_dir() or truth.suffix == ".json":
+    if truth.is_dir() or is_json_file(truth):
         return
-    needed = [image_column, *columns]
-    table = read_csv_file(truth, needed)
-    check_header(str(truth), table.header, needed, image_column)
-    check_has_rows(str(truth), len(table.rows))
+    cells = read_cells(truth, [image_column, *columns], image_column)
+    header = list(map(str, cells.columns))
     if tasks_of_models and all(tasks_of_models):  # a detector has none
         from dinoneck.evaluation.predicted_tasks import PredictedTasks
         from dinoneck.evaluation.truth_columns import TruthColumns
 
         predicted = PredictedTasks.of_models(tasks_of_models)
         if predicted.expected_columns:  # heads of objects have none
-            TruthColumns.among(table.header, predicted).check_any()
+            TruthColumns.among(header, predicted).check_any()
 
 
-def check_truths(truths: Sequence[Path], image_column: str) -> None:
+def check_truths(
+    truths: Sequence[Path], image_column: str, decimal: DecimalMark | None = None
+) -> None:
     """Refuse, before torch is imported, truths that cannot be read, and two of one kind.
 
     Args:
         truths: a table or a folder, or both.
         image_column: the table's column of file names.
+        decimal: the decimal mark of the table.
 
     Raises:
-        ConfigError: if there are several tables, or several folders.
+        ConfigError: if there are several tables, or several folders, or a decimal mark and no table.
         DataError: naming the file that is missing, or what is wrong with it.
     """
     from dinoneck.cli.arguments import check_exist
@@ -97,6 +100,11 @@ def check_truths(truths: Sequence[Path], image_column: str) -> None:
         raise ConfigError(
             f"--truth lists {' '.join(map(str, truths))}; expected one file, one folder of masks, or "
             "both"
+        )
+    if decimal is not None and all(truth.is_dir() or is_json_file(truth) for truth in truths):
+        raise ConfigError(
+            f"--decimal is {decimal!r}, and --truth lists no CSV file, whose numbers have a decimal "
+            "mark; leave it out"
         )
     for truth in truths:
         check_truth_columns(truth, image_column)
@@ -110,6 +118,7 @@ def known_values(
     *,
     image_column: str,
     subfolders: Subfolders | None = None,
+    decimal: DecimalMark | None = None,
 ) -> KnownValues:
     """Return what truths say of image files, for heads without keys.
 
@@ -122,6 +131,7 @@ def known_values(
         predictor: the heads.
         image_column: the CSV's column of file names.
         subfolders: how the folders in the truth are read; None: by their names.
+        decimal: the decimal mark of the CSV; None: as :func:`dinoneck.data.read_table` finds it.
 
     Raises:
         ConfigError: if a task predicts objects or numbers per pixel, which a folder shows; or the
@@ -140,6 +150,7 @@ def known_values(
             predictor,
             image_column=image_column,
             subfolders=subfolders if truth.is_dir() or len(truths) == 1 else None,
+            decimal=None if truth.is_dir() else decimal,
         )
         masks = masks or known.masks
         for file, values_of_file in known.values.items():
@@ -155,13 +166,21 @@ def _values_of_truth(
     *,
     image_column: str,
     subfolders: Subfolders | None,
+    decimal: DecimalMark | None,
 ) -> KnownValues:
     """What one truth says of image files."""
     tasks = predictor.tasks
     _check_no_objects(truth, tasks)
     if not truth.is_dir() or not any(task.is_map for task in tasks):
         return KnownValues(
-            values_of_rows(truth, files, tasks, image_column=image_column, subfolders=subfolders)
+            values_of_rows(
+                truth,
+                files,
+                tasks,
+                image_column=image_column,
+                subfolders=subfolders,
+                decimal=decimal,
+            )
         )
     masks = KnownMasks.open(
         truth, images, predictor, image_column=image_column, subfolders=subfolders
@@ -203,6 +222,7 @@ def values_of_rows(
     *,
     image_column: str = "image",
     subfolders: Subfolders | None = None,
+    decimal: DecimalMark | None = None,
 ) -> dict[Path, dict[str, float | str]]:
     """Return image -> column -> known value, or class, of the images that a CSV or class folders have.
 
@@ -224,6 +244,7 @@ def values_of_rows(
         PredictedTasks.of_models([tasks]),
         image_column=image_column,
         subfolders=subfolders,
+        decimal=decimal,
     )
     if truth.is_dir():
         _check_known_classes(truth, table, tasks)

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from dinoneck.backbones.backbone import Backbone
     from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
     from dinoneck.data.boxes import BoxImages
+    from dinoneck.data.columns import DecimalMark
     from dinoneck.data.folders import Subfolders
     from dinoneck.heads.instances import LeastScore
     from dinoneck.images.preprocessing import Preprocessing
@@ -56,6 +57,7 @@ def report(
     truth: Annotated[tuple[Path, ...], arg(metavar="CSV|FOLDER|JSON ...")] = (),
     image_column: str = "image",
     subfolders: Literal["classes", "folds"] | None = None,
+    decimal: Literal[".", ","] | None = None,
     max_images: Annotated[int, cli.whole(0)] = 24,
     no_tokens: bool = False,
     strict: bool = False,
@@ -78,6 +80,8 @@ def report(
             of labels; or a CSV and a folder of masks (--truth known.csv masks/).
         image_column: column of file names in --truth.
         subfolders: with a folder as truth: whether the folders in it are classes or folds.
+        decimal: with a CSV as truth: the decimal mark of its numbers; without it a point, or in a file
+            separated by ; the one that all its numbers have.
         max_images: images to draw: those with the largest errors, and typical ones; the table lists
             all.
         no_tokens: leave out the colours of the tokens.
@@ -90,7 +94,7 @@ def report(
     cli.check_output(out, [*files, head, *truth], _PAGES)
     if not truth:
         cli.refuse_unused(cli.REPORT_WITHOUT_TRUTH, words)
-    check_truths(truth, image_column)
+    check_truths(truth, image_column, decimal)
 
     # predict
     # missing and other files are refused before torch is imported
@@ -113,6 +117,7 @@ def report(
             truth,
             image_column=image_column,
             subfolders=subfolders,
+            decimal=decimal,
         )
     else:
         report_images = _images_of_detector(opened.model, files, images, truth, training)
@@ -202,12 +207,19 @@ def _images_of_heads(
     *,
     image_column: str,
     subfolders: Subfolders | None,
+    decimal: DecimalMark | None,
 ) -> _ReportImages:
     """Files, with the known values that truths have of them."""
     from dinoneck.viz.pictures import as_image
 
     known = known_values(
-        truths, images, files, predictor, image_column=image_column, subfolders=subfolders
+        truths,
+        images,
+        files,
+        predictor,
+        image_column=image_column,
+        subfolders=subfolders,
+        decimal=decimal,
     )
 
     def known_of(file: Path) -> Mapping[str, Any]:

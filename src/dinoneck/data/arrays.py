@@ -1,14 +1,14 @@
-"""Values as NumPy arrays, and values that carry ids."""
+"""Values as NumPy arrays, and values that carry ids. Torch is not imported."""
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, timedelta
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from dinoneck.data.cells import cell_text
 from dinoneck.errors import DataError
@@ -30,7 +30,7 @@ def as_array(values: Any, what: str = "the values") -> Array:
         DataError: for masked values (``numpy.ma``), and for dates and times, of which NumPy makes
             numbers of nanoseconds.
     """
-    if isinstance(values, Tensor):
+    if _is_tensor(values):
         values = values.detach().cpu()
         if values.is_floating_point():
             values = values.double()
@@ -48,6 +48,12 @@ def as_array(values: Any, what: str = "the values") -> Array:
             "such as to days since the first one"
         )
     return array
+
+
+def _is_tensor(values: Any) -> bool:
+    """Whether values are a tensor of torch, which is imported if they are."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(values, torch.Tensor)
 
 
 def _holds_times(array: Array) -> bool:
@@ -174,7 +180,7 @@ def by_id(
             f"{counted(len(repeated), 'id')} with several rows in {name}: {some_of(repeated, 3)}; "
             "keep one row"
         )
-    if isinstance(values, Tensor):
+    if _is_tensor(values):
         values = values.detach().cpu()
     return dict(zip(keys, values, strict=True))
 

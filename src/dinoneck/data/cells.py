@@ -1,4 +1,4 @@
-"""What the cells of a table hold: names, numbers, and nothing. Neither pandas nor torch is imported."""
+"""What a single cell of a table holds: nothing, a number, or a text. Neither pandas nor torch is imported."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import io
 import os
 import unicodedata
 from collections.abc import Hashable, Iterable, Sequence
+from decimal import Context, Decimal
 from math import isfinite
+from numbers import Integral, Real
 from typing import Any
 
 from dinoneck.errors import DataError
@@ -19,12 +21,15 @@ OWN_COLUMNS = (IMAGES, LABELS, GROUP, FOLD)
 """Columns of a table that are not its targets, see :func:`dinoneck.data.read_table`."""
 FRAME_NAME = "the DataFrame"
 """What messages call a table that is not of a file."""
-MISSING = frozenset({"", "nan", "na", "n/a", "#n/a", "<na>", "null", "none"})
-"""What pandas reads as a missing value, in lower case."""
+_BYTE_ORDER_MARK = "\ufeff"  # of joined files, invisible inside of a text
 
 
 def check_unique(names: Iterable[Any], what: str, remedy: str) -> None:
-    """Refuse a name that occurs several times; ``what`` calls it in the message."""
+    """Check that no name occurs twice; ``what`` calls it in the message.
+
+    Raises:
+        DataError: naming the first one that does.
+    """
     seen = set[Any]()
     for name in names:
         if name in seen:
@@ -39,24 +44,32 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return text.getvalue()
 
 
+def stripped(text: str) -> str:
+    """Return a text without blanks and byte order marks at its ends."""
+    return text.strip().strip(_BYTE_ORDER_MARK).strip()
+
+
 def composed(text: str) -> str:
-    """Return a text in which an é is one character, without blanks at its ends."""
-    return unicodedata.normalize("NFC", text.strip())
+    """Return a text in NFC, where an é is one character, without blanks at its ends."""
+    return unicodedata.normalize("NFC", stripped(text))
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a cell holds nothing: empty text, None, NaN, NaT or pandas.NA."""
+    """Whether a cell holds nothing: an empty text, None, NaN, NaT or pandas.NA."""
     if isinstance(value, str):
-        return value.strip().lower() in ("", "nan")
+        return not stripped(value)
     return value is None or str(value) in ("nan", "NaN", "NaT", "<NA>")
 
 
 def cell_text(value: Any) -> str:
-    """Return a value as a CSV would hold it; empty where it is missing."""
+    """Return a value as a CSV file holds it, see :func:`composed`; empty where it is missing."""
+    if isinstance(value, str):
+        return composed(value)
     if is_missing(value):
         return ""
-    if isinstance(value, float) and value.is_integer():
-        return f"{value:.0f}"
+    if isinstance(value, Real) and not isinstance(value, Integral):
+        number = float(value)
+        return f"{number:.0f}" if number.is_integer() else repr(number)
     return composed(str(value))
 
 
@@ -65,22 +78,43 @@ def cell_texts(values: Iterable[Any]) -> list[str]:
     return [cell_text(value) for value in values]
 
 
-def number_of(text: str) -> float | None:
-    """Return the finite number that a cell spells, with a decimal point; None if it spells none."""
+def number_of(text: str, decimal: str = ".") -> float | None:
+    """Return the finite number that a cell spells with this decimal mark; None if it spells none."""
+    if "_" in text:  # Python reads 1_000
+        return None
+    if decimal != ".":
+        if "." in text:
+            return None
+        text = text.replace(decimal, ".")
     try:
-        number = float(text) if "_" not in text else float("nan")
+        number = float(text)
     except ValueError:
         return None
     return number if isfinite(number) else None
 
 
 def is_number(text: str) -> bool:
-    """Whether a cell spells a finite number."""
+    """Whether a cell spells a finite number with a decimal point."""
     return number_of(text) is not None
 
 
+def number_text(text: str) -> str:
+    """Return one spelling of a number: 1 for 1, 1.0 and 01. No digit is lost.
+
+    Args:
+        text: a number, see :func:`is_number`.
+    """
+    number = Decimal(text).normalize(Context(prec=len(text)))
+    return f"{number:f}" if number else "0"
+
+
 def same_labels(labels: Iterable[Any], row_names: Iterable[Any], what: str) -> list[Hashable]:
-    """Return labels of which those that mean the same are equal: 1, 1.0 and 01 if all are numbers.
+    """Return labels as texts of which those that mean the same are equal: 1, 1.0 and 01 if all are numbers.
+
+    Args:
+        labels: one per row.
+        row_names: what messages call the rows.
+        what: what messages call a label, such as ``"group"``.
 
     Raises:
         DataError: for missing labels, naming their rows.
@@ -92,5 +126,5 @@ def same_labels(labels: Iterable[Any], row_names: Iterable[Any], what: str) -> l
             f"the {what} is missing in {some_of(missing, 5)}. Fill it in, or remove the rows"
         )
     if all(map(is_number, texts)):
-        return [f"{float(text):.15g}" for text in texts]
+        return [number_text(text) for text in texts]
     return [*texts]

@@ -68,6 +68,11 @@ class Classes:
         """Return the column of these rows, with all classes."""
         return Classes(self.names, self.codes[rows])
 
+    def counts(self) -> dict[str, int]:
+        """Return class -> how many rows have it, of those that have any."""
+        counts = np.bincount(self.codes[self.codes >= 0], minlength=len(self.names)).tolist()
+        return {str(name): count for name, count in zip(self.names, counts, strict=True) if count}
+
     def codes_in(self, classes: Sequence[str], column: str, ids: Sequence[Any]) -> _Ints:
         """Return the index of each row's class in other classes (n,), -1 = missing.
 

@@ -1,23 +1,26 @@
-"""Tables of images as pandas DataFrames, from CSV files or DataFrames.
+"""Tables of images as pandas DataFrames, from files of tables or DataFrames.
 
 The index holds the images' ids: file names as text. The columns are
 
 * ``images``: the file of each image, or an image in memory;
 * the targets and auxiliary values: numbers are float64, NaN = missing; classes are categorical;
-* columns of several words in a cell: tuples of words, in the order of ``attrs["label_names"]``;
+* columns of several labels in a cell: tuples of words, in the order of ``attrs["label_names"]``;
 * ``group`` and ``fold``: text; rows of one group stay in one fold;
 * ``labels``: the file of each dense label, or an array; None = unknown.
 
-A column holds numbers if all of its cells are numbers, and classes if none is: what is neither is
-an error. What the numbers mean is shown by :class:`dinoneck.data.summary.DataSummary`.
+:mod:`dinoneck.data.columns` reads what the cells are.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from numbers import Real
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -27,20 +30,30 @@ from dinoneck.data.cells import (
     GROUP,
     IMAGES,
     LABELS,
-    MISSING,
     OWN_COLUMNS,
     PathLike,
+    cell_text,
     cell_texts,
     check_unique,
-    number_of,
+    is_missing,
     same_labels,
+)
+from dinoneck.data.columns import (
+    Column,
+    DecimalMark,
+    are_indicators,
+    decimal_mark,
+    read_classes,
+    read_indicators,
+    read_labels,
+    read_numbers,
 )
 from dinoneck.data.csv_files import check_has_rows, check_header, read_csv_file
 from dinoneck.data.names import find_files
 from dinoneck.data.table import LABEL_NAMES
-from dinoneck.errors import DataError
+from dinoneck.errors import ConfigError, DataError
 from dinoneck.extras import missing_extra
-from dinoneck.text import some_of
+from dinoneck.text import reason_of
 
 try:
     import pandas as pd
@@ -48,30 +61,8 @@ except ImportError as error:
     raise missing_extra("pandas", "train") from error
 
 Names = Sequence[str] | str
-_INDICATORS = {"true": 1.0, "false": 0.0, "1": 1.0, "0": 0.0}
-
-
-@dataclass(frozen=True)
-class _Sheet:
-    """The cells of a table.
-
-    Attributes:
-        name: what messages call it.
-        cells: a column for each name, as text or as values of a DataFrame.
-        ids: of the rows, text.
-        files: the names of the images, or images.
-        separator: between the cells of a file.
-    """
-
-    name: str
-    cells: pd.DataFrame
-    ids: list[str]
-    files: list[Any]
-    separator: str = ","
-
-    def texts(self, column: str) -> list[str]:
-        """Return the cells of a column as text, empty = missing."""
-        return cell_texts(self.cells[column])
+_PARQUET = ".parquet"
+_XLSX = ".xlsx"
 
 
 def read_table(
@@ -88,71 +79,125 @@ def read_table(
     numbers: Names = (),
     multilabel: Mapping[str, Sequence[str]] = {},
     indicators: Names = (),
+    decimal: DecimalMark | None = None,
 ) -> pd.DataFrame:
     """Read a table with one row per image.
 
+    A column is numbers if every filled cell is one, and classes if none is; else it is refused.
+    Digits alone, of which a cell begins with 0 (``007``), are classes. An empty cell is missing;
+    among numbers also NA, N/A, NaN, NULL and None. Classes are compared exactly, without blanks at
+    their ends. Groups, folds, and numbers as classes are compared as numbers: ``1`` is ``1.0``.
+
     Args:
-        source: a pandas DataFrame, or a CSV file: UTF-8 (UTF-16 with a byte order mark), header
-            row, ``,``, ``;`` or tab between the cells.
+        source: a pandas DataFrame; a CSV file: UTF-8 (UTF-16 with a byte order mark), header row,
+            ``,``, ``;`` or tab between the cells; or a Parquet or XLSX file (its first sheet),
+            which pandas' own engines read.
         images: the folder that file names are relative to; None = files are not looked for.
         targets: columns with the values to predict.
         auxiliary: columns that only help training.
         group: columns whose equal values belong in one fold.
         fold_column: the column with the name of each image's fold.
         image_column: the column with the file names; a DataFrame without it has them in its index.
-        labels: the column with the file names of dense labels; an empty cell = there is none.
+        labels: the column with the file names of dense labels; an image whose cell is empty has
+            none.
         classes: column -> class names in their order, which admits no others; empty = those that
             occur, also numbers.
-        numbers: columns that hold numbers, so that any word in them is an error.
-        multilabel: column of several words in a cell -> the names of all labels; empty = those that
-            occur. ``;`` or ``|`` separates the words, ``none`` says that there is none.
-        indicators: columns of one label each, of 1 and 0 or ``true`` and ``false``.
+        numbers: columns that hold numbers, so that a column of words, or of codes, is not read as
+            classes. A column in ``classes`` holds classes in any case.
+        multilabel: column of several labels in a cell -> the names of all labels in their order,
+            which admit no others; empty = those that occur. ``;`` or ``|`` separates the labels,
+            ``none`` says that there is none; an empty cell is unknown. A column as those of
+            ``indicators`` holds numbers.
+        indicators: columns of one label each: 1 or ``true`` where an image has it, 0 or ``false``
+            where it has not; they are read as numbers.
+        decimal: the decimal mark of all numbers of a CSV file; None = a point, or in a file that
+            ``;`` separates, the one that its numbers have. Separators of thousands are not read.
 
     Raises:
         DataError: if a column, a file, a group or a fold is missing, an image is named twice, or a
             cell does not fit; it names the file, the row, the value and the remedy.
+        ConfigError: if ``decimal`` is stated for what is no CSV file.
+        ImportError: naming the package that pandas needs to read a Parquet or XLSX file.
     """
-    targets, auxiliary, group = map(_as_tuple, (targets, auxiliary, group))
+    targets = _as_tuple(targets)
+    auxiliary = _as_tuple(auxiliary)
+    group = _as_tuple(group)
+    numbers = _as_tuple(numbers)
+    indicators = _as_tuple(indicators)
     values = targets + auxiliary
-    masks = _as_tuple(labels)
-    _check_roles(values, masks, [*classes, *multilabel])
-    needed = (*values, *group, *_as_tuple(fold_column), *masks)
-    sheet = _read_sheet(source, image_column, needed)
+    _check_roles(values, labels)
+    _check_described(values, "classes", classes)
+    _check_described(values, "multilabel", multilabel)
+    needed = (*values, *group, *_as_tuple(fold_column), *_as_tuple(labels))
+    sheet = _open(source, needed, image_column)
+    columns = {name: _column(sheet, name) for name in values}
+    if decimal is None:
+        may_be_numbers = [
+            column
+            for name, column in columns.items()
+            if name not in classes and name not in multilabel and name not in indicators
+        ]
+        decimal = decimal_mark(may_be_numbers, sheet.separator)
+    elif not sheet.is_csv:
+        raise ConfigError(
+            f"decimal is {decimal!r}, and {sheet.name} is no CSV file, whose numbers have a decimal "
+            "mark; leave it out"
+        )
     files = find_files(sheet.files, images, f"images named in {sheet.name}")
-    table = pd.DataFrame({IMAGES: files}, sheet.ids, dtype=object)
-    for column in values:
-        if column in multilabel and not _are_indicators(sheet.texts(column)):
-            words, names = _read_words(sheet, column, multilabel[column])
-            table[column] = words
-            table.attrs.setdefault(LABEL_NAMES, {})[column] = names
-        elif column in indicators or column in multilabel:
-            table[column] = _read_indicators(sheet, column)
-        elif column in classes:
-            table[column] = _read_classes(sheet, column, classes[column])
+    table = pd.DataFrame({IMAGES: files}, pd.Index(sheet.ids, dtype=object), dtype=object)
+    label_names: dict[str, tuple[str, ...]] = {}
+    for name, column in columns.items():
+        column = replace(column, decimal=decimal)
+        if name in multilabel and not are_indicators(column.texts):
+            words, label_names[name] = read_labels(column, multilabel[name])
+            table[name] = pd.Series(words, table.index, dtype=object)
+        elif name in classes:
+            table[name] = _categorical(column, classes[name])
+        elif name in multilabel or name in indicators:
+            table[name] = np.array(read_indicators(column))
+        elif name in numbers:
+            table[name] = np.array(read_numbers(column))
+        elif name in sheet.categories:
+            table[name] = _categorical(column, sheet.categories[name])
+        elif column.has_codes() or column.has_words_alone():
+            table[name] = _categorical(column, ())
         else:
-            table[column] = _read_values(sheet, column, must_be_numbers=column in numbers)
+            table[name] = np.array(read_numbers(column))
+    if label_names:
+        table.attrs[LABEL_NAMES] = label_names
     if group:
-        table[GROUP] = _joined([_read_names(sheet, column, GROUP) for column in group])
+        table[GROUP] = _joined([_names_of(sheet, name, GROUP) for name in group])
     if fold_column is not None:
-        table[FOLD] = _read_names(sheet, fold_column, FOLD)
-    for column in masks:  # one, or none
-        table[LABELS] = _read_masks(sheet, column, images)
-        _check_masks(table, sheet.name)
+        table[FOLD] = _names_of(sheet, fold_column, FOLD)
+    if labels is not None:
+        masks = _read_masks(sheet, labels, images)
+        _check_no_images(masks, files, sheet.name)
+        table[LABELS] = pd.Series(masks, table.index, dtype=object)
     return table
 
 
-read_truth = read_table
+def read_cells(
+    source: Any, columns: Sequence[str] = (), image_column: str | None = None
+) -> pd.DataFrame:
+    """Return the cells of a table: of a CSV or XLSX file as text, else as they are.
 
-
-def read_cells(path: PathLike, columns: Sequence[str] = ()) -> pd.DataFrame:
-    """Read the cells of a CSV file as text.
+    Args:
+        source: as of :func:`read_table`.
+        columns: which a file must have.
+        image_column: the one among them that holds the names of images.
 
     Raises:
-        DataError: if it cannot be read, lacks a column or has no rows.
+        DataError: if it cannot be read, has no rows, or lacks a column.
     """
-    file = read_csv_file(path, columns)
-    check_has_rows(str(path), len(file.rows))
-    return pd.DataFrame(file.rows, columns=file.header, dtype=object)
+    if isinstance(source, pd.DataFrame):
+        return source
+    if _is_csv(source):
+        file = read_csv_file(source, columns, image_column)
+        texts = [cell_texts(row) for row in file.rows]
+        return pd.DataFrame(texts, columns=file.header, dtype=object)
+    cells = _read_frame(source)
+    check_header(str(source), [str(label) for label in cells.columns], columns, image_column)
+    return cells
 
 
 def _as_tuple(names: Names | None) -> tuple[str, ...]:
@@ -161,158 +206,208 @@ def _as_tuple(names: Names | None) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names)
 
 
-def _check_roles(values: Sequence[str], masks: Sequence[str], described: Sequence[str]) -> None:
-    if not values and not masks:
+def _check_roles(values: Sequence[str], labels: str | None) -> None:
+    if not values and labels is None:
         raise DataError("no target columns are named; name them with targets= (--targets)")
     check_unique(values, "the target or auxiliary column", "name it once, in one of the two roles")
     for column in values:
         if column in OWN_COLUMNS:
             raise DataError(f"a target is named {column!r}, as a column of the result; rename it")
-    for column in described:
+
+
+def _check_described(
+    values: Sequence[str], argument: str, names_of_columns: Mapping[str, Sequence[str]]
+) -> None:
+    """Check what ``classes=`` or ``multilabel=`` says of columns."""
+    for column, names in names_of_columns.items():
         if column not in values:
-            raise DataError(f"classes= or multilabel= names {column!r}, which is no target")
-
-
-def _read_sheet(source: Any, image_column: str, columns: Sequence[str]) -> _Sheet:
-    if not isinstance(source, pd.DataFrame):
-        file = read_csv_file(source)
-        check_header(file.name, file.header, (image_column, *columns), image_column)
-        check_has_rows(file.name, len(file.rows))
-        cells = pd.DataFrame(file.rows, columns=file.header, dtype=object)
-        names = file.column(image_column)
-        check_unique(names, f"{file.name}: the image", "give each image one row")
-        return _Sheet(file.name, cells, names, names, file.separator)
-    check_has_rows(FRAME_NAME, len(source))
-    check_header(FRAME_NAME, [*map(str, source.columns)], columns)
-    files = list(source[image_column] if image_column in source else source.index)
-    ids = [cell_texts([file])[0] if isinstance(file, str | Path) else None for file in files]
-    if None in ids:  # images in memory
-        ids = cell_texts(source.index)
-    check_unique(ids, f"{FRAME_NAME}: the image", "give each image one row")
-    return _Sheet(FRAME_NAME, source, ids, files)
-
-
-def _read_values(sheet: _Sheet, column: str, *, must_be_numbers: bool) -> Any:
-    """A column of numbers or of classes, whichever all of its cells are."""
-    cells = sheet.cells[column]
-    if hasattr(cells, "cat") and not must_be_numbers:
-        return pd.Categorical(cells, categories=cells.cat.categories)
-    if cells.dtype.kind in "mM":
-        raise DataError(
-            f"{sheet.name}: {column} is {cells.dtype}; expected numbers or classes: convert it, of "
-            "dates such as to days since the first one"
-        )
-    texts = sheet.texts(column)
-    numbers = _numbers_of(texts, sheet.separator)
-    is_filled = [text.lower() not in MISSING for text in texts]
-    words = [row for row, number in enumerate(numbers) if number is None and is_filled[row]]
-    has_numbers = any(number is not None for number in numbers)
-    if words and not has_numbers and not must_be_numbers:
-        return _read_classes(sheet, column, ())
-    if words:
-        row = words[0]
-        raise DataError(
-            f"{sheet.name}: {column} of {sheet.ids[row]!r} is {texts[row]!r}, and other cells are "
-            "numbers; expected a number in every cell, an empty one where it is unknown, or name "
-            "the column as one of classes (--classes)"
-        )
-    if not has_numbers:
-        raise DataError(f"{sheet.name}: all cells of {column} are empty; fill it, or leave it out")
-    return np.array([np.nan if number is None else number for number in numbers])
-
-
-def _numbers_of(texts: Sequence[str], separator: str) -> list[float | None]:
-    """The numbers that cells spell; in a file with ``;`` between the cells also with a decimal comma."""
-    numbers = [number_of(text) for text in texts]
-    if separator != ";":
-        return numbers
-    is_word = [number is None for number in numbers]
-    has_comma = [text.count(",") == 1 for text in texts]
-    with_points = any("." in text for text in texts)
-    if with_points or not any(map(all, zip(is_word, has_comma, strict=True))):
-        return numbers
-    return [number_of(text.replace(",", ".")) for text in texts]
-
-
-def _read_classes(sheet: _Sheet, column: str, names: Sequence[str]) -> pd.Categorical:
-    """A column of classes, which ``names`` admits if there are any."""
-    texts = sheet.texts(column)
-    if texts and all(number_of(text) is not None for text in texts if text):
-        texts = [f"{float(text):.15g}" if text else "" for text in texts]
-    known = list(names) or sorted({text for text in texts if text})
-    for row, text in enumerate(texts):
-        if text and text not in known:
             raise DataError(
-                f"{sheet.name}: {column} of {sheet.ids[row]!r} is {text!r}; expected one of "
-                f"{some_of(known, 20)}"
+                f"{argument}= names {column!r}, which is neither a target nor auxiliary"
             )
-    return pd.Categorical([text or None for text in texts], categories=known)
-
-
-def _are_indicators(texts: Sequence[str]) -> bool:
-    return all(text.lower() in _INDICATORS for text in texts if text)
-
-
-def _read_indicators(sheet: _Sheet, column: str) -> Any:
-    """A column of 1 where an image has a label, 0 where it has not, NaN where that is unknown."""
-    values = []
-    for image_id, text in zip(sheet.ids, sheet.texts(column), strict=True):
-        if text and text.lower() not in _INDICATORS:
+        if isinstance(names, str | set | frozenset):
             raise DataError(
-                f"{sheet.name}: {column} of {image_id!r} is {text!r}; expected 1 or 0, true or false, "
-                "or an empty cell where it is unknown"
+                f"{argument}= gives {names!r} for {column!r}; expected a list of names in their order"
             )
-        values.append(_INDICATORS.get(text.lower(), np.nan))
-    return np.array(values)
 
 
-def _read_words(
-    sheet: _Sheet, column: str, names: Sequence[str]
-) -> tuple[list[tuple[str, ...] | None], tuple[str, ...]]:
-    """The words of each row, and all words."""
-    separator = "|" if sheet.separator == ";" else ";"
-    rows: list[tuple[str, ...] | None] = []
-    for text in sheet.texts(column):
-        words = [word.strip() for word in text.replace("|", separator).split(separator)]
-        has_none = [word.lower() for word in words] == ["none"]
-        rows.append(None if not text else () if has_none else tuple(filter(None, words)))
-    occurring = {word for words in rows if words for word in words}
-    known = tuple(names) or tuple(sorted(occurring))
-    for image_id, words in zip(sheet.ids, rows, strict=True):
-        for word in words or ():
-            if word not in known:
-                raise DataError(
-                    f"{sheet.name}: {column} of {image_id!r} has {word!r}; expected labels among "
-                    f"{some_of(known, 20)}"
-                )
-    return rows, known
+# Rows
+# ----------------------------------------------------------------------------------------------------
 
 
-def _read_names(sheet: _Sheet, column: str, role: str) -> list[Any]:
-    return same_labels(sheet.cells[column], sheet.ids, f"{role} in column {column!r}")
+@dataclass(frozen=True)
+class _Sheet:
+    """The used cells of a table.
+
+    Attributes:
+        name: what messages call it.
+        ids: of the rows.
+        files: the file name of each row, or an image in memory.
+        cells: column -> its cells, as text or values of a DataFrame.
+        categories: categorical column of a DataFrame -> its categories.
+        is_csv: whether it is a CSV file.
+        separator: between the cells of a CSV file.
+    """
+
+    name: str
+    ids: list[str]
+    files: list[Any]
+    cells: Mapping[str, Sequence[Any]]
+    categories: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    is_csv: bool = False
+    separator: str = ","
 
 
-def _joined(columns: Sequence[Sequence[Any]]) -> list[Any]:
-    """The names of a group: of several columns, joined."""
+def _open(source: Any, columns: Sequence[str], image_column: str) -> _Sheet:
+    """Return the sheet of a table that has these columns."""
+    if isinstance(source, pd.DataFrame):
+        return _sheet_of_frame(FRAME_NAME, source, columns, image_column)
+    if not _is_csv(source):
+        return _sheet_of_frame(str(source), _read_frame(source), columns, image_column)
+    file = read_csv_file(source, (image_column, *columns), image_column)
+    names = file.column(image_column)
+    ids = cell_texts(names)
+    _check_ids(file.name, ids, [f"line {line}" for line in file.lines])
+    return _Sheet(
+        name=file.name,
+        ids=ids,
+        files=names,
+        cells={column: file.column(column) for column in columns},
+        is_csv=True,
+        separator=file.separator,
+    )
+
+
+def _is_csv(source: Any) -> bool:
+    """Whether a file of a table is no Parquet or XLSX file by its suffix.
+
+    Raises:
+        DataError: for what is no path.
+    """
+    if not isinstance(source, str | os.PathLike):
+        raise DataError(
+            f"a table is {type(source).__name__}; expected a pandas DataFrame, or the path of a CSV, "
+            "Parquet or XLSX file"
+        )
+    return Path(source).suffix.lower() not in (_PARQUET, _XLSX)
+
+
+def _read_frame(path: PathLike) -> pd.DataFrame:
+    """The cells of a Parquet or XLSX file."""
+    if not Path(path).is_file():
+        raise DataError(f"{path} cannot be read: there is no such file")
+    try:
+        if Path(path).suffix.lower() == _PARQUET:
+            return pd.read_parquet(path)
+        return _read_xlsx(path)
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
+        raise DataError(f"{path} cannot be read: {reason_of(error)}") from error
+
+
+def _read_xlsx(path: PathLike) -> pd.DataFrame:
+    """The cells of the first sheet of a workbook as text, without blank rows."""
+    # without a header pandas renames no column that has the name of another
+    rows = pd.read_excel(path, header=None, dtype=str, keep_default_na=False, engine="openpyxl")
+    texts = [cell_texts(row) for row in rows.itertuples(index=False)]
+    filled = [row for row in texts if any(row)]
+    check_has_rows(str(path), len(filled[1:]))
+    return pd.DataFrame(filled[1:], columns=filled[0], dtype=object)
+
+
+def _sheet_of_frame(
+    name: str, source: pd.DataFrame, columns: Sequence[str], image_column: str
+) -> _Sheet:
+    check_has_rows(name, len(source))
+    frame = source.set_axis([str(label) for label in source.columns], axis="columns")
+    has_names_in_index = all(isinstance(label, str | os.PathLike) for label in frame.index)
+    if image_column in frame or not has_names_in_index:
+        check_header(name, list(frame.columns), (image_column, *columns), image_column)
+        files = list(frame[image_column])
+    else:
+        check_header(name, list(frame.columns), columns)
+        files = list(frame.index)
+    ids = []
+    for file, label in zip(files, frame.index, strict=True):
+        is_in_memory = not (is_missing(file) or isinstance(file, str | os.PathLike | Real))
+        ids.append(cell_text(label if is_in_memory else file))
+    _check_ids(name, ids, [f"row {row}" for row in range(1, len(ids) + 1)])
+    cells = {column: list(frame[column].astype(object)) for column in columns}
+    categories = {}
+    for column in columns:
+        if isinstance(frame[column].dtype, pd.CategoricalDtype):
+            categories[column] = list(frame[column].dtype.categories)
+    return _Sheet(name=name, ids=ids, files=files, cells=cells, categories=categories)
+
+
+def _check_ids(name: str, ids: Sequence[str], row_names: Sequence[str]) -> None:
+    """Check that each row has an image of its own."""
+    if "" in ids:
+        row_name = row_names[ids.index("")]
+        raise DataError(f"{name}: {row_name} names no image; fill it in, or remove the row")
+    check_unique(ids, f"{name}: the image", "keep one row for each image")
+
+
+# Columns
+# ----------------------------------------------------------------------------------------------------
+
+
+def _column(sheet: _Sheet, name: str) -> Column:
+    """Return the cells of a column of values.
+
+    Raises:
+        DataError: for a value of a DataFrame that is neither a number nor text, such as a date.
+    """
+    for row_id, value in zip(sheet.ids, sheet.cells[name], strict=True):
+        if isinstance(value, str | Real | Decimal | np.bool_) or is_missing(value):
+            continue
+        raise DataError(
+            f"{sheet.name}: {name} of {row_id!r} is {value!r}, of the type {type(value).__name__}; "
+            "expected a number or text: convert it, dates such as to days since the first one"
+        )
+    return Column(name, sheet.name, cell_texts(sheet.cells[name]), sheet.ids)
+
+
+def _categorical(column: Column, names: Sequence[Any]) -> pd.Categorical:
+    codes, class_names = read_classes(column, names)
+    return pd.Categorical.from_codes(codes, class_names)
+
+
+def _names_of(sheet: _Sheet, column: str, role: str) -> list[str]:
+    """The group or fold of each row."""
+    names = same_labels(sheet.cells[column], sheet.ids, f"{role} in column {column!r}")
+    return [str(name) for name in names]
+
+
+def _joined(columns: Sequence[Sequence[str]]) -> list[str]:
+    """The group of each row; of several columns their names, joined so that none is taken for another."""
     if len(columns) == 1:
         return list(columns[0])
-    return [" / ".join(map(str, names)) for names in zip(*columns, strict=True)]
+    return [
+        " | ".join(name.replace("|", "||") for name in names)
+        for names in zip(*columns, strict=True)
+    ]
 
 
 def _read_masks(sheet: _Sheet, column: str, images: PathLike | None) -> list[Any]:
-    cells = list(sheet.cells[column])
-    rows = [row for row, cell in enumerate(cells) if not isinstance(cell, str) or cell]
-    rows = [row for row in rows if cells[row] is not None]
-    found = find_files([cells[row] for row in rows], images, f"labels named in {sheet.name}")
-    masks: list[Any] = [None] * len(cells)
-    for row, file in zip(rows, found, strict=True):
+    """The file of each dense label, or an array; None where the cell is empty."""
+    masks = [None if is_missing(cell) else cell for cell in sheet.cells[column]]
+    rows = [row for row, mask in enumerate(masks) if mask is not None]
+    if not rows:
+        raise DataError(
+            f"{sheet.name}: all cells of {column} are empty; fill some in, or leave it out"
+        )
+    names = [masks[row] for row in rows]
+    files = find_files(names, images, f"labels named in {sheet.name}")
+    for row, file in zip(rows, files, strict=True):
         masks[row] = file
     return masks
 
 
-def _check_masks(table: pd.DataFrame, name: str) -> None:
-    """Refuse a mask that is the file of an image."""
-    images = {file for file in table[IMAGES] if isinstance(file, Path)}
-    for mask in table[LABELS]:
-        if isinstance(mask, Path) and mask in images:
-            raise DataError(f"{name}: the label {mask} is an image; write labels with their folder")
+def _check_no_images(masks: Sequence[Any], images: Sequence[Any], name: str) -> None:
+    """Refuse a dense label that is the file of an image."""
+    image_files = {image for image in images if isinstance(image, str | Path)}
+    for mask in masks:
+        if isinstance(mask, str | Path) and mask in image_files:
+            raise DataError(
+                f"{name}: {mask} is an image of the table, and a label of one; expected two files: "
+                "write names with their folders, such as masks/0.png"
+            )

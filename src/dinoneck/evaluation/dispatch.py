@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dinoneck.data.coco import Crowd
+from dinoneck.data.columns import DecimalMark
 from dinoneck.data.folders import Subfolders
 from dinoneck.data.table import Table
 from dinoneck.detection.evaluation import NAME_SEGMENTS, BoxModel, HeadModel
@@ -32,6 +33,7 @@ def evaluate(
     image_column: str = IMAGE_COLUMN,
     labels: str | None = None,
     subfolders: Subfolders | None = None,
+    decimal: DecimalMark | None = None,
     nodata: Sequence[float] = (),
     class_values: Sequence[int] = (),
     crowd: Crowd = "ignore",
@@ -56,6 +58,8 @@ def evaluate(
         subfolders: how the folders in a truth of class folders, or of images and masks, are read:
             ``"classes"`` whatever they are called; ``"folds"``, all of which are scored together;
             None = by their names.
+        decimal: the decimal mark of all numbers of a CSV file; None = a point, or in a file that
+            ``;`` separates, the one that its numbers have.
         nodata: values in masks without a label; empty = as the head files record of the training.
         class_values: the value of each class in the masks, as ``data.class_values`` of a training;
             empty = as the head files record.
@@ -145,6 +149,7 @@ def evaluate(
             image_column=stated_image_column(image_column),
             labels=labels,
             subfolders=subfolders,
+            decimal=decimal,
             nodata=nodata,
             class_values=class_values,
             target_weights=weights,
@@ -163,6 +168,7 @@ def evaluate(
         image_column=image_column,
         labels=labels,
         subfolders=subfolders,
+        decimal=decimal,
     )
     table = Table.from_frame(frame)
     truth_columns = list(frame.columns)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dinoneck.data.cells import FRAME_NAME, GROUP, IMAGES, LABELS, PathLike, is_number
+from dinoneck.data.columns import DecimalMark
 from dinoneck.data.folders import (
     DataFolder,
     Subfolders,
@@ -18,7 +19,7 @@ from dinoneck.data.folders import (
 )
 from dinoneck.data.image_labels import read_coco_labels, read_label_folders
 from dinoneck.data.names import is_json_file
-from dinoneck.data.tables import read_cells, read_truth
+from dinoneck.data.tables import read_cells, read_table
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.evaluation.predicted_tasks import PredictedTasks, missing_parts
 from dinoneck.evaluation.truth_columns import TruthColumns, indicator_columns
@@ -41,6 +42,7 @@ def truth_table(
     image_column: str = IMAGE_COLUMN,
     labels: str | None = None,
     subfolders: Subfolders | None = None,
+    decimal: DecimalMark | None = None,
 ) -> pd.DataFrame:
     """Return the images and their truth: of a table, a folder, or a COCO file of labels.
 
@@ -54,17 +56,25 @@ def truth_table(
         image_column: its column of file names.
         labels: its column of masks.
         subfolders: as of :func:`dinoneck.evaluate`.
+        decimal: the decimal mark of a CSV file, as of :func:`dinoneck.data.read_table`.
 
     Returns:
         A table as of :func:`dinoneck.data.read_table`.
 
     Raises:
         ConfigError: for ``group``, ``image_column`` or ``labels`` of a folder, or of a table without
-            such a column; for ``subfolders`` of a table, or of masks in a folder of their own.
+            such a column; for ``subfolders`` of a table, or of masks in a folder of their own; for
+            ``decimal`` of what is no CSV file.
         DataError: if the truth has nothing that is predicted, a cell does not fit, or a column that
             is predicted as numbers holds words or classes.
     """
-    if isinstance(truth, str | os.PathLike) and Path(truth).is_dir():
+    is_folder = isinstance(truth, str | os.PathLike) and Path(truth).is_dir()
+    if decimal is not None and (is_folder or is_json(truth) or hasattr(truth, "columns")):
+        raise ConfigError(
+            f"decimal is {decimal!r}, and the truth is no CSV file, whose numbers have a decimal mark; "
+            "leave it out"
+        )
+    if is_folder:
         _check_no_columns(truth, group=group, image_column=image_column, labels=labels)
         if any(task.is_map for task in predicted.tasks):
             return _read_mask_folder(images, Path(truth), subfolders)
@@ -90,6 +100,7 @@ def truth_table(
         group=group,
         image_column=image_column,
         labels=labels,
+        decimal=decimal,
     )
 
 
@@ -183,12 +194,10 @@ def _read_rows(
     group: Sequence[str],
     image_column: str,
     labels: str | None,
+    decimal: DecimalMark | None,
 ) -> pd.DataFrame:
     """Return the table of a CSV file or a DataFrame, with the columns that are predicted."""
-    if hasattr(truth, "columns"):
-        cells = truth
-    else:
-        cells = read_cells(truth)  # also rejects what is neither a DataFrame nor a path
+    cells = read_cells(truth, (image_column, *group), image_column)
     columns = [str(column) for column in cells.columns]
     known = TruthColumns.among(columns, predicted)
     _warn_of_missing_parts(predicted, columns)
@@ -196,7 +205,7 @@ def _read_rows(
     if labels is None:
         known.check_any()
     _warn_of_near_columns(predicted.expected_columns, columns)
-    return read_truth(
+    return read_table(
         truth,
         images,
         known.all,
@@ -207,6 +216,7 @@ def _read_rows(
         numbers=known.numbers,
         multilabel=known.labels,
         indicators=known.indicators,
+        decimal=decimal,
     )
 
 

@@ -858,6 +858,10 @@ class TrainConfig(HeadRunConfig, frozen=True, kw_only=True):
                 f"data.multilabel names the COCO file {str(data.label_file)!r}, and there is a table; "
                 "leave one of them out"
             )
+        if data.csv is None and data.decimal is not None:
+            raise ConfigError(
+                f"data.decimal is {data.decimal!r}, and needs data.csv (--csv); or leave it out"
+            )
         if data.csv is None and not with_table:
             self.check_without_table()
         if data.images is None and data.subfolders is not None:

@@ -19,11 +19,11 @@ from dinoneck.data.folders import (
     read_data_folder,
     read_images_and_masks,
 )
-from dinoneck.data.table import Table, check_column_names
+from dinoneck.data.table import LEFT_OUT, Table, check_column_names
 from dinoneck.demo.pasture import SUMS, Pasture
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.kinds import CLASS_KINDS, LABEL_KINDS, MAP_KINDS, NUMBER_KINDS
-from dinoneck.text import counted, some_of
+from dinoneck.text import some_of
 from dinoneck.training.config import (
     CompositionConfig,
     DataConfig,
@@ -76,7 +76,7 @@ def _frame_of(config: TrainConfig, frame: Any, folder: DataFolder | None) -> pd.
 
 
 def _check_read_table(config: TrainConfig, frame: pd.DataFrame) -> None:
-    """Check a table of :func:`dinoneck.data.read_table`, which is taken as it is; warn of copies in it."""
+    """Check a table of :func:`dinoneck.data.read_table`, which is taken as it is."""
     check_column_names(frame)
     columns_of_roles = {
         FOLD: config.folds.column,
@@ -99,7 +99,7 @@ def _read_rows(config: TrainConfig, frame: Any) -> pd.DataFrame:
     images = None
     if reads_images:
         images = data.images or Path(data.csv or ".").parent
-    table = read_table(
+    return read_table(
         data.csv if frame is None else frame,
         images,
         targets,
@@ -112,8 +112,8 @@ def _read_rows(config: TrainConfig, frame: Any) -> pd.DataFrame:
         numbers=_columns_of_kinds(config, NUMBER_KINDS),
         multilabel=dict.fromkeys(_word_columns(config), ()),
         indicators=_indicator_columns(config),
+        decimal=data.decimal,
     )
-    return table
 
 
 def _columns_of_kinds(config: TrainConfig, kinds: Sequence[str]) -> list[str]:
@@ -181,16 +181,8 @@ def _without_test_part(frame: pd.DataFrame, column: str) -> pd.DataFrame:
     kept = frame[is_read].copy()
     kept[FOLD] = [part for part in parts if part != "test"]
     kept.attrs[HELD_OUT] = "val"
-    left_out = ""
     if counts["test"]:
-        left_out = f"; test ({counted(counts['test'], 'image')}) is left out, for evaluate"
-    logger.warning(
-        "the fold column %r names parts: train (%s) is trained on, val (%s) is held out%s",
-        column,
-        counted(counts["train"], "image"),
-        counted(counts["val"], "image"),
-        left_out,
-    )
+        kept.attrs[LEFT_OUT] = {"images of the part test": counts["test"]}
     return kept
 
 
@@ -208,8 +200,7 @@ def _frame_of_folders(config: TrainConfig, content: DataFolder | None) -> pd.Dat
         if content is None:
             content = read_images_and_masks(str(data.images), data.labels, data.subfolders)
         if not content.parts:
-            frame = read_masks(str(data.images), data.labels)
-            return frame
+            return read_masks(str(data.images), data.labels)
     elif content is None:
         content = read_data_folder(str(data.images), data.subfolders)
     frame = table_of_folder(content)
@@ -226,10 +217,8 @@ def _frame_of_labels(images: str, data: DataConfig) -> pd.DataFrame:
     from dinoneck.data.image_labels import read_coco_labels, read_label_folders
 
     if data.label_file is None:
-        frame = read_label_folders(images, data.label_names)
-    else:
-        frame = read_coco_labels(data.label_file, images, data.label_names)
-    return frame
+        return read_label_folders(images, data.label_names)
+    return read_coco_labels(data.label_file, images, data.label_names)
 
 
 def of_pasture(config: TrainConfig) -> TrainConfig:

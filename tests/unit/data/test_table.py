@@ -11,7 +11,7 @@ import pytest
 
 from dinoneck.data import Pasture
 from dinoneck.data.arrays import class_codes
-from dinoneck.data.layout import HELD_OUT
+from dinoneck.data.folders import HELD_OUT
 from dinoneck.data.table import Classes, LabelSets, Numbers, Table
 from dinoneck.errors import DataError
 
