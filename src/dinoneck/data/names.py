@@ -10,12 +10,12 @@ import posixpath
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from dinoneck.data.cells import PathLike, composed, is_missing
+from dinoneck.data.cells import PathLike, is_missing
 from dinoneck.data.run_names import DETECTOR, HEADS, PREDICTIONS, REPORT, UNFINISHED
 from dinoneck.errors import DataError
 from dinoneck.text import shorten, some_of
@@ -54,7 +54,9 @@ class Listing:
     left_out: Counter[str] = field(default_factory=Counter)
 
 
-def list_files(folder: Path, suffixes: Collection[str] = SUFFIXES) -> Listing:
+def list_files(
+    folder: Path, suffixes: Collection[str] = SUFFIXES, *, without: Path | None = None
+) -> Listing:
     """List the files below a folder; links are followed.
 
     Folders that begin with ``.`` or ``_``, files that begin with ``.``, and what dinoneck wrote are
@@ -63,22 +65,29 @@ def list_files(folder: Path, suffixes: Collection[str] = SUFFIXES) -> Listing:
     Args:
         folder: the folder.
         suffixes: of the files, in lower case; other files are counted.
+        without: a folder below it that is not listed.
 
     Raises:
         DataError: if the folder does not exist or cannot be listed, or a link leads nowhere.
     """
     check_folder(folder)
     listing = Listing()
-    _list_folder(folder, suffixes, above=frozenset(), listing=listing)
+    passed_over = frozenset() if without is None else frozenset([_identity(without)])
+    _list_folder(folder, suffixes, passed_over, listing, is_top=True)
     return listing
 
 
 def _list_folder(
-    folder: Path, suffixes: Collection[str], *, above: frozenset[Hashable], listing: Listing
+    folder: Path,
+    suffixes: Collection[str],
+    passed_over: frozenset[Hashable],
+    listing: Listing,
+    *,
+    is_top: bool = False,
 ) -> None:
-    """Add the files below a folder to a listing; ``above`` are the folders that it lies in."""
+    """Add the files below a folder to a listing; the folders that it lies in are passed over."""
     identity = _identity(folder)
-    if identity in above:
+    if identity in passed_over:
         return
     try:
         with os.scandir(folder) as scan:
@@ -86,7 +95,7 @@ def _list_folder(
     except OSError as error:
         raise DataError(f"the folder {folder} cannot be listed: {error.strerror}") from None
     names = {entry.name for entry in entries}
-    if above and any(files <= names for files in (*_FILES_OF_RUNS, *_FILES_OF_STORES)):
+    if not is_top and any(files <= names for files in (*_FILES_OF_RUNS, *_FILES_OF_STORES)):
         listing.left_out["folders of runs and stores"] += 1
         return
     has_sheet = _SHEET_TEXT in names and not _BESIDE_SHEET.isdisjoint(names)
@@ -96,13 +105,16 @@ def _list_folder(
         suffix = path.suffix.lower()
         if entry.name.startswith("."):
             continue
-        if entry.is_dir():
+        is_folder = path.is_dir() if entry.is_symlink() else entry.is_dir()
+        if is_folder:
             if entry.name.startswith("_"):
                 listing.left_out["folders that begin with _"] += 1
             else:
                 folders.append(path)
         elif entry.is_symlink() and not path.exists():
-            raise DataError(f"the link {path} leads nowhere; restore its target, or remove the link")
+            raise DataError(
+                f"the link {path} leads nowhere; restore its target, or remove the link"
+            )
         elif has_sheet and entry.name == _SHEET:
             continue
         elif suffix in suffixes:
@@ -110,7 +122,7 @@ def _list_folder(
         else:
             listing.left_out[f"files of other formats ({suffix or entry.name})"] += 1
     for path in folders:
-        _list_folder(path, suffixes, above=above | {identity}, listing=listing)
+        _list_folder(path, suffixes, passed_over | {identity}, listing)
 
 
 def _identity(path: Path) -> Hashable:
@@ -255,7 +267,7 @@ def _as_written(name: Any, root: Path, what: str) -> Path | None:
 def _find_others(names: Sequence[Any], found: Sequence[Any], root: Path, what: str) -> list[Any]:
     """Find the files of the names that have none yet."""
     ends = _Ends(list_files(root, MASK_SUFFIXES).files, root)
-    complete = []
+    complete: list[Any] = []
     missing = []
     for name, file in zip(names, found, strict=True):
         text = _text_of(name) if file is None else ""
