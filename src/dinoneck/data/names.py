@@ -120,7 +120,7 @@ def _list_folder(
         elif suffix in suffixes:
             listing.files.append(path)
         else:
-            listing.left_out[f"files of other formats ({suffix or entry.name})"] += 1
+            listing.left_out[f"files of other formats ({suffix or 'no suffix'})"] += 1
     for path in folders:
         _list_folder(path, suffixes, passed_over | {identity}, listing)
 
@@ -201,10 +201,10 @@ def _text_of(name: Any) -> str:
     return str(name).strip()
 
 
-def _plain(path: str) -> str:
-    r"""A path as names are compared: composed, with ``\`` as ``/``, ``%20`` as a blank and a small suffix."""
+def _comparable(path: str) -> str:
+    r"""A path as names are compared: composed, ``\`` as ``/``, ``%20`` as a blank, a suffix in small letters."""
     path = unicodedata.normalize("NFC", path).replace("\\", "/").replace("%20", " ")
-    stem, suffix = posixpath.splitext(posixpath.normpath(path))
+    stem, suffix = posixpath.splitext(path)
     return stem + suffix.lower()
 
 
@@ -294,21 +294,25 @@ class _Ends:
 
     Args:
         files: the files.
-        root: that names are relative to; None = there is no such folder.
+        root: that names are relative to, whose own name may be one of the last parts; None = there
+            is no such folder.
     """
 
     def __init__(self, files: Sequence[Path], root: Path | None = None) -> None:
         self.paths: list[str] = []
         self.by_path = defaultdict[str, list[Path]](list)
         self.by_end = defaultdict[str, list[Path]](list)
+        root_name = "" if root is None else os.path.abspath(root).rpartition(os.sep)[2]  # noqa: PTH100
         for file in files:
-            if root is not None:
-                path = file.relative_to(root).as_posix()
-                self.paths.append(path)
-                self._add(self.by_path, _plain(path), file)
-            end = ""
-            for part in reversed(_plain(os.path.abspath(file)).split("/")):  # noqa: PTH100 - links keep their names
-                end = f"{part}/{end}" if end else part
+            path = file.as_posix() if root is None else file.relative_to(root).as_posix()
+            self.paths.append(path)
+            end = _comparable(path)
+            self._add(self.by_path, end, file)
+            if root_name:
+                end = f"{root_name}/{end}"
+            self._add(self.by_end, end, file)
+            while "/" in end:
+                end = end.partition("/")[2]
                 self._add(self.by_end, end, file)
 
     @staticmethod
@@ -320,7 +324,7 @@ class _Ends:
 
     def files_of(self, name: str) -> list[Path]:
         """Return the files that a name may mean; several = the name does not tell them apart."""
-        path = _plain(name)
+        path = _comparable(posixpath.normpath(name.replace("\\", "/")))
         if path in self.by_path:
             return self._best(self.by_path[path], path)
         files, _ = self.by_last_parts(name)
@@ -328,7 +332,7 @@ class _Ends:
 
     def by_last_parts(self, name: str) -> tuple[list[Path], int]:
         """Return the files that end with most of the last parts of a name, and how many parts these are."""
-        parts = _plain(name).split("/")
+        parts = _comparable(posixpath.normpath(name.replace("\\", "/"))).split("/")
         for first in range(len(parts)):
             end = "/".join(parts[first:])
             if end in self.by_end:
@@ -339,7 +343,7 @@ class _Ends:
     def _best(files: list[Path], path: str) -> list[Path]:
         """Those of the files whose suffix is named too, if there are any."""
         last = path.rpartition("/")[2]
-        with_suffix = [file for file in files if _plain(file.name) == last]
+        with_suffix = [file for file in files if _comparable(file.name) == last]
         return with_suffix or files
 
 
