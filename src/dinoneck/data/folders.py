@@ -145,7 +145,14 @@ def read_data_folder(path: PathLike, subfolders: Subfolders | None = None) -> Da
     if subfolders is not None or _are_parts(folders):
         contents = {folder.name: _content_of(folder) for folder in folders}
         return _of_parts(root, contents, subfolders or "parts")
-    return DataFolder(root, _content_of(root))
+    for folder in folders:
+        if _images_and_masks([path for path in folder.iterdir() if path.is_dir()]) is not None:
+            raise DataError(
+                f"{folder} holds images and masks, and is no part such as train; name them (--images, "
+                "--labels) or the images of each class in a table (--csv), or read the folders of "
+                f"{root} as folds of images and masks (--subfolders folds)"
+            )
+    return DataFolder(root, Content("classes" if folders else "images", root))
 
 
 def read_images_and_masks(

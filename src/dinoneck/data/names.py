@@ -12,6 +12,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -196,7 +197,7 @@ def check_encodable(text: Any, name: Any) -> None:
 
 def _text_of(name: Any) -> str:
     r"""The text of a name: 7 of the number 7.0, and without blanks at its ends."""
-    if isinstance(name, float) and name.is_integer():
+    if isinstance(name, Real) and float(name).is_integer():
         return str(int(name))
     return str(name).strip()
 
@@ -237,9 +238,9 @@ def find_files(names: Sequence[Any], folder: PathLike | None, what: str) -> list
     check_folder(root)
     found: list[Any] = []
     for name in names:
-        is_name = isinstance(name, str | os.PathLike | int | float)
+        is_name = isinstance(name, str | os.PathLike | Real)
         found.append(_as_written(name, root, what) if is_name else name)
-    if None in found:
+    if any(file is None for file in found):
         found = _find_others(names, found, root, what)
     _check_each_its_own(names, found, what)
     return found
