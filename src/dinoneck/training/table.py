@@ -201,7 +201,11 @@ def _frame_of_folders(config: TrainConfig, content: DataFolder | None) -> pd.Dat
     if content is None:
         content = read_folder_of(data)
     frame = table_of_folder(content, Pairing(data.mask_suffix, data.skip_unpaired))
-    logger.info("%s", describe(content, frame))
+    if content.parts and config.folds.count == 1:
+        line = "%s: %s are trained on, and none is held out, as --folds is 1"
+        logger.info(line, content.root, " and ".join(content.parts))
+    else:
+        logger.info("%s", describe(content, frame))
     return frame
 
 

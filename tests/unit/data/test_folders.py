@@ -303,7 +303,10 @@ def test_parts_are_held_out_where_images_and_masks_are_named(tmp_path: Path) -> 
 
     table = read_masks(tmp_path / "x", tmp_path / "y")
 
-    assert masks_of(table, tmp_path) == {"train/1.jpg": "y/train/1.png", "valid/1.jpg": "y/val/1.png"}
+    assert masks_of(table, tmp_path) == {
+        "train/1.jpg": "y/train/1.png",
+        "valid/1.jpg": "y/val/1.png",
+    }
     assert table["fold"].tolist() == ["train", "valid"]
     assert table.attrs == {"held_out": "valid", "left_out": {"images of the part test": 1}}
 
@@ -325,7 +328,7 @@ def test_named_folders_win_over_what_they_are_called(tmp_path: Path) -> None:
         pytest.param(["a/1.jpg", "b/1.jpg", "2.jpg"], "2.jpg", id="an image beside class folders"),
         pytest.param(["images/1.jpg", "masks/1.png"], "no class folders", id="images and masks"),
         pytest.param(["images/1.jpg", "masks/1.png", "labels/1.png"], "labels and .*masks", id="two of masks"),
-        pytest.param(in_each(["COVID", "Normal"], "images/1.png", "masks/1.png"), "COVID holds images and masks", id="masks in classes"),
+        pytest.param(in_each(["COVID", "Normal"], "images/1.png", "masks/1.png"), "COVID holds", id="masks in classes"),
         pytest.param(["train/a/1.jpg", "train/b/1.jpg", "val/1.jpg"], r"val \(images\)", id="a part without classes"),
     ],
 )  # fmt: skip

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.unit.data.test_folders import touched
 
 from dinoneck import DataError
 from dinoneck.data import names as module
 from dinoneck.data.names import find_files, find_images, image_files, list_files
-from tests.unit.data.test_folders import touched
 
 
 def found(folder: Path, *names: str) -> list[str]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.unit.data.test_folders import touched
 
 from dinoneck import DataError
 from dinoneck.data import read_masks
-from dinoneck.data.pairs import Pairing, pair_files
-from tests.unit.data.test_folders import touched
+from dinoneck.data.pairs import DEFAULT_PAIRING, Pairing, pair_files
 
 
-def paired(root: Path, pairing: Pairing = Pairing()) -> dict[str, str]:
+def paired(root: Path, pairing: Pairing = DEFAULT_PAIRING) -> dict[str, str]:
     """The names of images and masks below x/ and y/."""
     mask_of = pair_files(root / "x", root / "y", pairing).mask_of
     return {
