@@ -98,10 +98,9 @@ def read_coco_labels(
     for annotation in coco.annotations:
         labels_of[annotation.image_id].add(categories[annotation.category_id])
     files = find_files([image.file_name for image in coco.images], images, f"images of {path}")
-    file_of = {}
+    file_of = dict(zip((image.file_name for image in coco.images), files, strict=True))
     labels_of_file = {}
-    for image, file in zip(coco.images, files, strict=True):
-        file_of[image.file_name] = file
+    for image in coco.images:
         labels_of_file[image.file_name] = labels_of[image.id]
     return _table(file_of, labels_of_file, names)
 

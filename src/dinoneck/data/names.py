@@ -198,7 +198,7 @@ def check_encodable(text: Any, name: Any) -> None:
 def _text_of(name: Any) -> str:
     r"""The text of a name: 7 of the number 7.0, and without blanks at its ends."""
     if isinstance(name, Real) and float(name).is_integer():
-        return str(int(name))
+        return f"{float(name):.0f}"
     return str(name).strip()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -56,11 +57,11 @@ def test_a_name_finds_its_file_and_nothing_is_said(
 
 
 @pytest.mark.parametrize("form", ["NFC", "NFD"])
-def test_unicode_forms_are_one_name(form: str, tmp_path: Path) -> None:
-    other = "NFD" if form == "NFC" else "NFC"
+def test_unicode_forms_are_one_name(form: Literal["NFC", "NFD"], tmp_path: Path) -> None:
+    other: Literal["NFC", "NFD"] = "NFD" if form == "NFC" else "NFC"
     file = unicodedata.normalize(other, "Prüfung/Ä.png")
     folder = touched(tmp_path, file)
-    assert found(folder, unicodedata.normalize(form, "Prüfung/Ä.png")) == [file]  # type: ignore[arg-type]
+    assert found(folder, unicodedata.normalize(form, "Prüfung/Ä.png")) == [file]
 
 
 def test_an_exact_name_wins_over_all_other_readings(tmp_path: Path) -> None:

@@ -130,8 +130,8 @@ def test_parts_with_masks_are_trained(inside: bool, tmp_path: Path) -> None:
     names = []
     for part, count in {"train": 3, "val": 2}.items():
         for kind in ("images", "masks"):
-            folder = f"{part}/{kind}" if inside else f"{kind}/{part}"
-            names += [f"{folder}/{i}.png" for i in range(count)]
+            where = f"{part}/{kind}" if inside else f"{kind}/{part}"
+            names += [f"{where}/{i}.png" for i in range(count)]
     folder = pictures(tmp_path / "ds", *names)
     found = cli(
         "train",
@@ -308,16 +308,16 @@ def street(root: Path) -> Path:
     return root
 
 
-PAIRING = {"mask_suffix": "_masks", "skip_unpaired": True}
+PAIRING: dict[str, Any] = {"mask_suffix": "_masks", "skip_unpaired": True}
 
 
 @pytest.mark.parametrize("is_named", [False, True])
 def test_a_suffix_and_what_has_no_partner_are_stated(is_named: bool, tmp_path: Path) -> None:
     root = street(tmp_path)
-    labels = {"labels": str(root / "gtFine")} if is_named else {}
     folder = root / "leftImg8bit" if is_named else root
+    labels = str(root / "gtFine") if is_named else None
 
-    config = config_of(folder, **labels, **PAIRING)
+    config = config_of(folder, labels=labels, **PAIRING)
     table = table_of(config)
     again = table_of(TrainConfig.from_dict(config.to_dict()))  # as a run that is continued
 
