@@ -239,7 +239,7 @@ def values_of_rows(
     """Return image -> column -> known value, or class, of the images that a CSV or class folders have.
 
     A row belongs to the image whose path ends like its name, see
-    :func:`dinoneck.data.sources.find_images`.
+    :func:`dinoneck.data.names.find_images`.
 
     Raises:
         DataError: if class folders have a class that the heads do not, or the truth has none of the

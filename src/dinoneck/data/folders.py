@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from dinoneck.data.cells import FOLD, IMAGES, LABELS, PathLike, composed
 from dinoneck.data.names import (
     MASK_SUFFIXES,
+    SUFFIXES,
     check_any_pictures,
     check_encodable,
     check_folder,
@@ -134,8 +135,8 @@ def read_data_folder(path: PathLike, subfolders: Subfolders | None = None) -> Da
     check_folder(root)
     if subfolders == "classes":
         return DataFolder(root, Content("classes", root))
-    folders = _folders_with_images(root)
-    pair = _images_and_masks(folders)
+    folders, mask_folders = _folders_with_files(root)
+    pair = _images_and_masks(folders, mask_folders)
     if pair is not None:
         found = read_images_and_masks(*pair, subfolders, root=root)
         others = {
@@ -146,9 +147,10 @@ def read_data_folder(path: PathLike, subfolders: Subfolders | None = None) -> Da
         contents = {folder.name: _content_of(folder) for folder in folders}
         return _of_parts(root, contents, subfolders or "parts")
     for folder in folders:
-        if _images_and_masks([path for path in folder.iterdir() if path.is_dir()]) is not None:
+        inner_folders = [path for path in folder.iterdir() if path.is_dir()]
+        if _images_and_masks(inner_folders, inner_folders) is not None:
             raise DataError(
-                f"{folder} holds images and masks, and is no part such as train; name them (--images, "
+                f"{folder} holds images and masks, and is read as one class; name them (--images, "
                 "--labels) or the images of each class in a table (--csv), or read the folders of "
                 f"{root} as folds of images and masks (--subfolders folds)"
             )
@@ -176,16 +178,13 @@ def read_images_and_masks(
     check_folder(masks)
     if subfolders == "classes":
         raise DataError(f"--subfolders is classes, and {masks} holds masks; leave one of them out")
-    folders = [folder for folder in _folders_with_images(images) if folder != masks]
+    folders = [folder for folder in _folders_with_files(images)[0] if folder != masks]
     if subfolders is None and not _are_parts(folders):
         return DataFolder(root, Content("masks", images, masks))
-    folder_of_masks = {folder.name: folder for folder in _folders_with_images(masks)}
-    for folder in [*folder_of_masks.values()]:
-        folder_of_masks.setdefault(part_of(folder.name) or folder.name, folder)
+    _, mask_folders = _folders_with_files(masks)
     contents = {}
     for folder in folders:
-        part = part_of(folder.name) or folder.name
-        masks_of_part = folder_of_masks.get(folder.name) or folder_of_masks.get(part)
+        masks_of_part = _folder_of_part(folder.name, mask_folders)
         kind: Kind = "images" if masks_of_part is None else "masks"
         contents[folder.name] = Content(kind, folder, masks_of_part)
     return _of_parts(root, contents, subfolders or "parts")
@@ -201,20 +200,25 @@ def check_has_labels(content: Content) -> None:
         )
 
 
-def _folders_with_images(root: Path) -> list[Path]:
-    """The folders in a folder that hold images or masks, sorted."""
-    names = set()
+def _folders_with_files(root: Path) -> tuple[list[Path], list[Path]]:
+    """The folders in a folder that hold images, and those that hold masks, sorted."""
+    with_images = set()
+    with_masks = set()
     for file in list_files(root, MASK_SUFFIXES).files:
         parts = file.relative_to(root).parts
         if len(parts) > 1:
-            names.add(parts[0])
-    return [root / name for name in sorted(names)]
+            with_masks.add(root / parts[0])
+            if file.suffix.lower() in SUFFIXES:
+                with_images.add(root / parts[0])
+    return sorted(with_images), sorted(with_masks)
 
 
-def _images_and_masks(folders: Sequence[Path]) -> tuple[Path, Path] | None:
+def _images_and_masks(
+    folders: Sequence[Path], mask_folders: Sequence[Path]
+) -> tuple[Path, Path] | None:
     """The folder of images and that of masks, if both are there."""
     images = [folder for folder in folders if folder.name.lower() in IMAGE_FOLDERS]
-    masks = [folder for folder in folders if folder.name.lower() in MASK_FOLDERS]
+    masks = [folder for folder in mask_folders if folder.name.lower() in MASK_FOLDERS]
     if not images or not masks:
         return None
     for found in (images, masks):
@@ -226,6 +230,15 @@ def _images_and_masks(folders: Sequence[Path]) -> tuple[Path, Path] | None:
     return images[0], masks[0]
 
 
+def _folder_of_part(name: str, mask_folders: Sequence[Path]) -> Path | None:
+    """The folder of masks of the same name, else of the same part; None = there is none."""
+    same_name = [folder for folder in mask_folders if folder.name == name]
+    part = part_of(name)
+    same_part = [folder for folder in mask_folders if part and part_of(folder.name) == part]
+    fitting = same_name or same_part
+    return fitting[0] if fitting else None
+
+
 def _are_parts(folders: Sequence[Path]) -> bool:
     """Whether folders are all called train, val or test, and there are two or more."""
     return len(folders) > 1 and all(part_of(folder.name) for folder in folders)
@@ -233,8 +246,8 @@ def _are_parts(folders: Sequence[Path]) -> bool:
 
 def _content_of(root: Path) -> Content:
     """Images and masks, class folders, or images alone."""
-    folders = _folders_with_images(root)
-    pair = _images_and_masks(folders)
+    folders, mask_folders = _folders_with_files(root)
+    pair = _images_and_masks(folders, mask_folders)
     if pair is not None:
         images, masks = pair
         return Content("masks", images, masks)

@@ -159,6 +159,11 @@ def test_folders_that_are_all_called_parts_are_parts(
     assert table.attrs["left_out"] == left_out
 
 
+def test_folders_without_images_are_neither_parts_nor_classes(tmp_path: Path) -> None:
+    touched(tmp_path, *in_each(["train", "val"], "blue/1.jpg", "red/1.jpg"), "vectors/1.npy")
+    assert read_folders(tmp_path).attrs["held_out"] == "val"
+
+
 def test_a_test_part_may_have_no_labels(tmp_path: Path) -> None:
     touched(tmp_path, *in_each(["train", "val"], "blue/1.jpg", "red/1.jpg"), "test/1.jpg")
     assert read_folders(tmp_path).attrs["left_out"] == {"images of the part test": 1}
