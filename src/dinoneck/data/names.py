@@ -47,7 +47,7 @@ class Listing:
     """The files below a folder.
 
     Attributes:
-        files: those of the suffixes that were asked for, sorted by their folders and names.
+        files: those of the suffixes that were asked for, sorted by the parts of their paths.
         left_out: what else lies there, in words -> how many.
     """
 
@@ -100,7 +100,6 @@ def _list_folder(
         listing.left_out["folders of runs and stores"] += 1
         return
     has_sheet = _SHEET_TEXT in names and not _BESIDE_SHEET.isdisjoint(names)
-    folders = []
     for entry in entries:
         path = folder / entry.name
         suffix = path.suffix.lower()
@@ -111,7 +110,7 @@ def _list_folder(
             if entry.name.startswith("_"):
                 listing.left_out["folders that begin with _"] += 1
             else:
-                folders.append(path)
+                _list_folder(path, suffixes, passed_over | {identity}, listing)
         elif entry.is_symlink() and not path.exists():
             raise DataError(
                 f"the link {path} leads nowhere; restore its target, or remove the link"
@@ -122,8 +121,6 @@ def _list_folder(
             listing.files.append(path)
         else:
             listing.left_out[f"files of other formats ({suffix or 'no suffix'})"] += 1
-    for path in folders:
-        _list_folder(path, suffixes, passed_over | {identity}, listing)
 
 
 def _identity(path: Path) -> Hashable:

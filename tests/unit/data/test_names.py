@@ -188,8 +188,8 @@ def test_rows_that_do_not_tell_images_apart_are_refused(
 # ----------------------------------------------------------------------------------------------------
 
 
-def test_images_are_listed_in_the_order_of_their_folders(tmp_path: Path) -> None:
-    files = ["2.png", "_DSC0001.JPG", "a/1.tif", "b/0.webp", "b/c/1.bmp"]
+def test_images_are_listed_in_the_order_of_the_parts_of_their_paths(tmp_path: Path) -> None:
+    files = ["2.png", "_DSC0001.JPG", "a/1.tif", "b/0.webp", "b/c/1.bmp", "b/d.jpeg"]
     folder = touched(tmp_path, *files, ".0.png", ".git/0.png", "_old/0.png", "a/notes.txt")
     assert [file.relative_to(folder).as_posix() for file in image_files(folder)] == files
 
