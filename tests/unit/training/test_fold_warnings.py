@@ -11,7 +11,7 @@ import pytest
 
 from dinoneck import DataError
 from dinoneck.data.cells import FOLD
-from dinoneck.data.layout import HELD_OUT
+from dinoneck.data.folders import HELD_OUT
 from dinoneck.data.table import Table
 from dinoneck.training import TrainConfig
 from dinoneck.training.folds import Fold, folds_of
