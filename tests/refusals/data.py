@@ -80,13 +80,6 @@ def masks(images: tuple[str, ...], labels: tuple[str, ...]) -> Call:
     return lambda folder: read_masks(touched(folder / "x", *images), touched(folder / "y", *labels))
 
 
-def other_parts(folder: Path) -> Any:
-    """The images of val with the masks of train, beside those of val."""
-    images = touched(folder / "images/val", "1.jpg")
-    touched(folder / "masks/val", "1.png")
-    return read_masks(images, touched(folder / "masks/train", "1.png"))
-
-
 def boxes(kind: str, place: int, **values: Any) -> Call:
     """Open boxes of which one entry is changed; a value of None takes its key away."""
 
@@ -117,13 +110,6 @@ def images_of_another_part(folder: Path) -> Any:
     box_samples.write(folder, box_samples.content(), folder / "train").rename(folder / "val.json")
     touched(folder, *(f"val/{i}.png" for i in range(3)))
     return BoxImages(folder / "val.json", folder / "train")
-
-
-def masks_beside_boxes(folder: Path) -> Any:
-    """Open boxes from labels/, which holds masks of the images in images/."""
-    file = box_samples.write(folder / "labels", box_samples.content())
-    touched(folder, "images/0.png")
-    return BoxImages(file)
 
 
 def many(*bboxes: list[float]) -> Call:
@@ -510,130 +496,24 @@ ROWS: list[Row] = [
     (lambda: read_table(FRAME.drop(columns="image"), targets="y"), DataError, "'image'"),
     # folders
     (folders("a/1.jpg", "b/1.jpg", "2.jpg"), DataError, "2.jpg"),
-    (folders("a/1.jpg"), DataError, "a"),
-    (folders("a/1.jpg", "b/notes.txt", "c/1.jpg"), DataError, "b"),
-    (folders("train/1.jpg", "Val/2.jpg"), DataError, "Val"),
-    (
-        folders("train/a/1.jpg", "train/b/1.jpg", "Val/2.jpg"),
-        DataError,
-        ("train holds", "Val holds"),
-    ),
-    (folders("train/a/1.jpg", "dev/a/2.jpg"), DataError, ("train", "dev", "--subfolders classes")),
-    (
-        folders("s0/image.png", "s0/mask.png", "s1/image.png", "s1/mask.png"),
-        DataError,
-        ("s0 and s1", "one folder for each sample", "--subfolders classes", "--csv"),
-    ),
-    (folders("k1/a/1.jpg", "k1/b/1.jpg", "k2/a/2.jpg"), DataError, ("k1", "k2", "a, b")),
-    (folders("images/1.jpg", "masks/1.jpg"), DataError, "read_masks"),
-    (folders("images/1.jpg", "labels/1.txt"), DataError, ("labels", ".txt")),
-    (folders("images/1.jpg", "depth/1.tif"), DataError, ("images", "depth")),
-    (folders("images/1.jpg", "annotations/1.xml"), DataError, ("annotations", ".xml")),
-    (
-        folders("p/images/1.jpg", "p/masks/1.png", "q/images/1.jpg", "q/masks/1.png"),
-        DataError,
-        ("p and q", "images and masks", "--subfolders classes", "--subfolders folds"),
-    ),
-    (
-        folders("images/train/1.jpg", "images/val/2.jpg", "masks/1.png", "masks/2.png"),
-        DataError,
-        ("images", "train and val", "masks"),
-    ),
-    (
-        folders("images/train/1.jpg", "images/dev/2.jpg", "masks/train/1.png", "masks/dev/2.png"),
-        DataError,
-        ("dev and train", "one set", "--subfolders folds", "--labels"),
-    ),
-    (
-        folders(
-            "train/images/train/1.jpg",
-            "train/images/val/2.jpg",
-            "train/masks/train/1.png",
-            "train/masks/val/2.png",
-            "val/images/3.jpg",
-            "val/masks/3.png",
-        ),
-        DataError,
-        "parts in its turn",
-    ),
-    (
-        folders("rgb/1.jpg", "photos/1.jpg", "masks/1.png"),
-        DataError,
-        ("photos/ and rgb/", "one image in two kinds", "photos --labels"),
-    ),
-    (
-        folders("p/images/1.jpg", "p/masks/2.png", "q/images/1.jpg", "q/masks/2.png"),
-        DataError,
-        ("p and q", "one folder for each sample", "--csv"),
-    ),
-    (
-        table("image,crop\n7.png,1\n", ("images/8.png", "masks/7.png")),
-        DataError,
-        ("'7.png'", "they are masks", "masks/7.png"),
-    ),
-    (
-        folders("rye/train/1.jpg", "rye/val/2.jpg", "oats/train/1.jpg", "oats/val/2.jpg"),
-        DataError,
-        ("oats and rye", "train/oats, train/rye", "--subfolders classes"),
-    ),
-    (
-        folders("rye/train/1.jpg", "rye/val/2.jpg", "oats/3.jpg", subfolders="parts"),
-        DataError,
-        ("rye holds", "rye/train to train/rye"),
-    ),
-    (
-        folders("x/train/1.jpg", "x/val/2.jpg", "y/a/3.jpg", "y/b/4.jpg", subfolders="folds"),
-        DataError,
-        ("x is to be a fold", "train and val"),
-    ),
-    (
-        folders(
-            "nut/train/ok/1.jpg", "nut/test/ok/2.jpg", "nail/train/ok/1.jpg", "nail/test/ok/1.jpg"
-        ),
-        DataError,
-        ("nail and nut", "several data sets", "nail."),
-    ),
-    (
-        folders("rgb/1.jpg", "depth/1.png"),
-        DataError,
-        ("depth and rgb", "several sensors", "--label-kind numbers", "--subfolders classes"),
-    ),
-    (folders("a/1.jpg", "b/1.heic"), DataError, ("/b", ".heic", "convert them to PNG")),
-    (
-        folders("p0/p0_image/1.bmp", "p0/p0_roi/1.bmp", "p1/p1_image/1.bmp", "p1/p1_roi/1.bmp"),
-        DataError,
-        ("p0 and p1", "p0_image, p0_roi", "--subfolders classes", "--csv"),
-    ),
-    (
-        folders(
-            *("p0/n0/images/1.png", "p0/n0/masks/1.png", "p0/n1/images/1.png", "p0/n1/masks/1.png"),
-            *("p1/n0/images/1.png", "p1/n0/masks/1.png", "p1/n1/images/1.png", "p1/n1/masks/1.png"),
-        ),
-        DataError,
-        ("n0, n1", "one mask of each", "--csv"),
-    ),
-    (masks(("1.jpg", "1_fg.png"), ("1.png",)), DataError, ("1_fg.png beside 1.jpg", "elsewhere")),
-    (folders("images/1.jpg", "table.csv"), DataError, ("images", "table.csv")),
-    (folders("1.jpg", "table.csv"), DataError, ("class folders", "table.csv")),
+    (folders("a/1.jpg", "b/notes.txt"), DataError, "a"),
+    (folders("train/a/1.jpg", "train/b/1.jpg", "Val/2.jpg"), DataError, "Val (images)"),
+    (folders("train/a/1.jpg", "test/a/1.jpg"), DataError, ("train", "test", "--subfolders folds")),
+    (folders("images/1.jpg", "masks/1.jpg"), DataError, "images"),
+    (folders("images/1.jpg", "masks/1.png", "gt/1.png"), DataError, ("masks", "gt", "--labels")),
+    (folders("p/images/1.jpg", "p/masks/1.png"), DataError, ("p holds", "--subfolders folds")),
+    (folders("1.jpg", "table.csv"), DataError, "class folders"),
     (lambda folder: read_folders(folder / "absent"), DataError, "absent"),
-    (masks(("1.jpg", "2.jpg", "3.jpg"), ("1.png",)), DataError, ("2, 3", "2 images")),
+    (masks(("1.jpg", "2.jpg", "3.jpg"), ("1.png",)), DataError, ("2.jpg, 3.jpg", "2 images")),
     (masks(("1.jpg",), ("1.png", "4.png")), DataError, "4"),
     (masks(("1.jpg", "1.png"), ("1.png",)), DataError, ("1.jpg", "1.png")),
-    (masks(("7.jpg",), ("7_gt_color.png", "7_gt_ids.png")), DataError, ("_gt_color", "--labels")),
-    (
-        masks(("7.jpg",), ("a/7.png", "b/7.png")),
-        DataError,
-        ("a/7", "folders a and b", "name the one", "y/a"),
-    ),
-    (masks(("7.jpg",), ("7.png", "viz/7.png")), DataError, ("viz/7", "a second mask", "y/viz")),
-    (masks(("\u00e9.jpg", "e\u0301.jpg"), ("1.png",)), DataError, ("\u00e9.jpg", "NFC, NFD")),
-    (masks(("1.jpg",), ("notes.txt",)), DataError, ("y", ".txt")),
+    (masks(("7.jpg",), ("7_gt_color.png", "7_gt_ids.png")), DataError, "--mask-suffix"),
+    (masks(("\u00e9.jpg", "e\u0301.jpg"), ("1.png",)), DataError, "\u00e9.jpg"),
+    (masks(("1.jpg",), ("notes.txt",)), DataError, "y"),
     (masks((), ("1.png",)), DataError, "x"),
-    (lambda folder: read_masks(touched(folder, "1.jpg"), folder), DataError, "of their own"),
-    (other_parts, DataError, ("val is called val", "masks of val are in", "one part", "--csv")),
+    (lambda folder: read_masks(touched(folder, "1.jpg"), folder), DataError, "--mask-suffix"),
     # boxes
     (two_images_of_a_name, DataError, ("0.png", "images/0.png", "images=")),
-    (masks_beside_boxes, DataError, ("labels/0.png", "images/0.png", "images=")),
     *((call, DataError, named) for call, named in ENTRIES),
     (lambda: box_transforms(64, train=True, flip="vertical"), ConfigError, "'vertical'"),  # type: ignore[arg-type]
     (lambda: box_transforms(64, train=True, mean=None), ConfigError, "None"),

@@ -124,7 +124,8 @@ PREDICT_WITHOUT_TRUTH = RunKind(
     "predictions without --truth", unused=("--image-column", "--subfolders", "--decimal")
 )
 REPORT_WITHOUT_TRUTH = RunKind(
-    "a report without --truth", unused=("--image-column", "--subfolders", "--decimal")
+    "a report without --truth",
+    unused=("--image-column", "--subfolders", "--decimal", "--mask-suffix", "--skip-unpaired"),
 )
 EXPORT_HEAD_ALONE = RunKind(
     "the export of a head without --with-backbone",

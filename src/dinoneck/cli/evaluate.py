@@ -50,6 +50,8 @@ def evaluate(
     labels: str | None = None,
     subfolders: Literal["classes", "folds"] | None = None,
     decimal: Literal[".", ","] | None = None,
+    mask_suffix: str | None = None,
+    skip_unpaired: bool = False,
     nodata: tuple[float, ...] = (),
     class_values: tuple[int, ...] = (),
     crowd: Literal["ignore", "objects"] = "ignore",
@@ -78,6 +80,10 @@ def evaluate(
         subfolders: with a folder as truth: whether the folders in it are classes or folds.
         decimal: with a CSV as truth: the decimal mark of its numbers; without it a point, or in a file
             separated by ; the one that all its numbers have.
+        mask_suffix: with a folder of masks as truth: what their names have more than those of the
+            images, such as _labelIds, where there are several files for each image.
+        skip_unpaired: with a folder of masks as truth: leave out images without a mask, and masks
+            without an image.
         nodata: mask values without a label, such as 255; without it as in training.
         class_values: the value of each class in the masks; without it as in training.
         crowd: ignore: objects of a COCO file with iscrowd=1 are ignored; objects: they count as
@@ -134,6 +140,8 @@ def evaluate(
         labels=labels,
         subfolders=subfolders,
         decimal=decimal,
+        mask_suffix=mask_suffix,
+        skip_unpaired=skip_unpaired,
         nodata=nodata,
         class_values=class_values,
         crowd=crowd,

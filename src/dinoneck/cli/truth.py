@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from dinoneck.data.cells import IMAGES, LABELS
 from dinoneck.data.names import is_json_file
+from dinoneck.data.pairs import DEFAULT_PAIRING, Pairing
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.text import some_of
 
@@ -119,6 +120,7 @@ def known_values(
     image_column: str,
     subfolders: Subfolders | None = None,
     decimal: DecimalMark | None = None,
+    pairing: Pairing = DEFAULT_PAIRING,
 ) -> KnownValues:
     """Return what truths say of image files, for heads without keys.
 
@@ -132,6 +134,7 @@ def known_values(
         image_column: the CSV's column of file names.
         subfolders: how the folders in the truth are read; None: by their names.
         decimal: the decimal mark of the CSV; None: as :func:`dinoneck.data.read_table` finds it.
+        pairing: how the masks of a folder are chosen.
 
     Raises:
         ConfigError: if a task predicts objects or numbers per pixel, which a folder shows; or the
@@ -151,6 +154,7 @@ def known_values(
             image_column=image_column,
             subfolders=subfolders if truth.is_dir() or len(truths) == 1 else None,
             decimal=None if truth.is_dir() else decimal,
+            pairing=pairing if truth.is_dir() or len(truths) == 1 else DEFAULT_PAIRING,
         )
         masks = masks or known.masks
         for file, values_of_file in known.values.items():
@@ -167,6 +171,7 @@ def _values_of_truth(
     image_column: str,
     subfolders: Subfolders | None,
     decimal: DecimalMark | None,
+    pairing: Pairing,
 ) -> KnownValues:
     """What one truth says of image files."""
     tasks = predictor.tasks
@@ -180,10 +185,16 @@ def _values_of_truth(
                 image_column=image_column,
                 subfolders=subfolders,
                 decimal=decimal,
+                pairing=pairing,
             )
         )
     masks = KnownMasks.open(
-        truth, images, predictor, image_column=image_column, subfolders=subfolders
+        truth,
+        images,
+        predictor,
+        image_column=image_column,
+        subfolders=subfolders,
+        pairing=pairing,
     )
     values = {}
     for file in masks.files_among(files, truth):
@@ -223,11 +234,12 @@ def values_of_rows(
     image_column: str = "image",
     subfolders: Subfolders | None = None,
     decimal: DecimalMark | None = None,
+    pairing: Pairing = DEFAULT_PAIRING,
 ) -> dict[Path, dict[str, float | str]]:
     """Return image -> column -> known value, or class, of the images that a CSV or class folders have.
 
     A row belongs to the image whose path ends like its name, see
-    :func:`dinoneck.data.sources.find_images`.
+    :func:`dinoneck.data.names.find_images`.
 
     Raises:
         DataError: if class folders have a class that the heads do not, or the truth has none of the
@@ -245,6 +257,7 @@ def values_of_rows(
         image_column=image_column,
         subfolders=subfolders,
         decimal=decimal,
+        pairing=pairing,
     )
     if truth.is_dir():
         _check_known_classes(truth, table, tasks)
@@ -352,6 +365,7 @@ class KnownMasks:
         *,
         image_column: str,
         subfolders: Subfolders | None,
+        pairing: Pairing,
     ) -> KnownMasks:
         """Survey a folder of masks, and pair it with a folder of images.
 
@@ -361,6 +375,7 @@ class KnownMasks:
             predictor: the heads.
             image_column: a column of tables, which a folder has not.
             subfolders: how the folders in the truth are read; None: by their names.
+            pairing: how masks are chosen.
 
         Raises:
             ConfigError: if the heads predict no classes of pixels, or the images are not named by
@@ -393,7 +408,12 @@ class KnownMasks:
                 "one folder that the images are in"
             )
         frame = truth_table(
-            images[0], truth, predicted, image_column=image_column, subfolders=subfolders
+            images[0],
+            truth,
+            predicted,
+            image_column=image_column,
+            subfolders=subfolders,
+            pairing=pairing,
         )
         reader = MaskReader.open(
             Table.from_frame(frame),

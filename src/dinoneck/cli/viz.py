@@ -24,6 +24,7 @@ from dinoneck.cli.truth import (
     one_truth,
     open_known_boxes,
 )
+from dinoneck.data.pairs import Pairing
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.kinds import AVERAGE_OF_0_3, predicting_method
 from dinoneck.runtime.names import is_exported
@@ -58,6 +59,8 @@ def report(
     image_column: str = "image",
     subfolders: Literal["classes", "folds"] | None = None,
     decimal: Literal[".", ","] | None = None,
+    mask_suffix: str | None = None,
+    skip_unpaired: bool = False,
     max_images: Annotated[int, cli.whole(0)] = 24,
     no_tokens: bool = False,
     strict: bool = False,
@@ -82,6 +85,10 @@ def report(
         subfolders: with a folder as truth: whether the folders in it are classes or folds.
         decimal: with a CSV as truth: the decimal mark of its numbers; without it a point, or in a file
             separated by ; the one that all its numbers have.
+        mask_suffix: with a folder of masks as truth: what their names have more than those of the
+            images, such as _labelIds, where there are several files for each image.
+        skip_unpaired: with a folder of masks as truth: leave out images without a mask, and masks
+            without an image.
         max_images: images to draw: those with the largest errors, and typical ones; the table lists
             all.
         no_tokens: leave out the colours of the tokens.
@@ -118,6 +125,7 @@ def report(
             image_column=image_column,
             subfolders=subfolders,
             decimal=decimal,
+            pairing=Pairing(mask_suffix, skip_unpaired),
         )
     else:
         report_images = _images_of_detector(opened.model, files, images, truth, training)
@@ -208,6 +216,7 @@ def _images_of_heads(
     image_column: str,
     subfolders: Subfolders | None,
     decimal: DecimalMark | None,
+    pairing: Pairing,
 ) -> _ReportImages:
     """Files, with the known values that truths have of them."""
     from dinoneck.viz.pictures import as_image
@@ -220,6 +229,7 @@ def _images_of_heads(
         image_column=image_column,
         subfolders=subfolders,
         decimal=decimal,
+        pairing=pairing,
     )
 
     def known_of(file: Path) -> Mapping[str, Any]:

@@ -6,14 +6,15 @@ Both give a table with a column of 1 and 0 for each label.
 from __future__ import annotations
 
 import filecmp
-from collections.abc import Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from dinoneck.data.cells import IMAGES, OWN_COLUMNS, PathLike, composed
 from dinoneck.data.coco import CocoBox, read_coco
-from dinoneck.data.names import check_folder, find_files, image_files
+from dinoneck.data.folders import LEFT_OUT
+from dinoneck.data.names import check_encodable, find_files, identity_of, list_files
 from dinoneck.errors import DataError
 from dinoneck.text import did_you_mean, some_of
 
@@ -23,33 +24,50 @@ def read_label_folders(
 ) -> pd.DataFrame:
     """Read images that lie in a folder of each label that they have, by links or as copies.
 
-    Files of one name in several folders are one image, and must have the same content. Images in
-    other folders have none of the labels.
+    Files are one image if links lead to one file, or if they have one path in several folders and
+    the same content: ``crack/00.png`` and ``rust/00.png``. Images in other folders have none of the
+    labels.
 
     Args:
         images: the folder that the folders are in.
         labels: the names of the folders that are labels.
         needs_all: whether a label without a folder is an error; else the table has no column of it.
 
+    Returns:
+        A table with a column of 1 and 0 for each label. The ids are the paths in the folders, of an
+        image with several names the first.
+
     Raises:
         DataError: if a folder is missing, or images of one name differ.
     """
     root = Path(images)
-    check_folder(root)
+    listing = list_files(root)
     folders = {composed(path.name) for path in root.iterdir() if path.is_dir()}
     names = _present(labels, folders, f"the folder {root}", needs_all=needs_all)
     file_of: dict[str, Path] = {}
     labels_of: dict[str, set[str]] = {}
-    for file in image_files(root):
-        folder, _, name = composed(file.relative_to(root).as_posix()).rpartition("/")
+    name_of: dict[Hashable, str] = {}
+    for file in listing.files:
+        check_encodable(file.relative_to(root), file)
+        path = composed(file.relative_to(root).as_posix())
+        folder, _, path_in_folder = path.partition("/") if "/" in path else ("", "", path)
+        name = name_of.setdefault(identity_of(file), path_in_folder)
         first = file_of.setdefault(name, file)
-        if first != file and not filecmp.cmp(first, file, shallow=False):
-            raise DataError(
-                f"{first} and {file} have one name and are two pictures; expected the same image under "
-                "one name, as the folders that it is in are its labels: rename one of them"
-            )
-        labels_of.setdefault(name, set()).add(folder.partition("/")[0])
-    return _table(file_of, labels_of, names)
+        if name == path_in_folder and not first.samefile(file):
+            _check_same_picture(first, file)
+        labels_of.setdefault(name, set()).add(folder)
+    table = _table(file_of, labels_of, names)
+    table.attrs[LEFT_OUT] = dict(listing.left_out)
+    return table
+
+
+def _check_same_picture(first: Path, second: Path) -> None:
+    """Reject two files of one name that differ."""
+    if not filecmp.cmp(first, second, shallow=False):
+        raise DataError(
+            f"{first} and {second} have one name and are two pictures; expected the same image under "
+            "one name, as the folders that it is in are its labels: rename one of them"
+        )
 
 
 def read_coco_labels(
@@ -80,8 +98,11 @@ def read_coco_labels(
     for annotation in coco.annotations:
         labels_of[annotation.image_id].add(categories[annotation.category_id])
     files = find_files([image.file_name for image in coco.images], images, f"images of {path}")
-    file_of = {image.file_name: file for image, file in zip(coco.images, files, strict=True)}
-    return _table(file_of, dict(zip(file_of, labels_of.values(), strict=True)), names)
+    file_of = dict(zip((image.file_name for image in coco.images), files, strict=True))
+    labels_of_file = {}
+    for image in coco.images:
+        labels_of_file[image.file_name] = labels_of[image.id]
+    return _table(file_of, labels_of_file, names)
 
 
 def _present(
@@ -89,7 +110,9 @@ def _present(
 ) -> list[str]:
     for label in labels:
         if label in OWN_COLUMNS:
-            raise DataError(f"a label of {owner} is called {label!r}, as a column of the result")
+            raise DataError(
+                f"a label of {owner} is called {label!r}, as a column of the result; rename it"
+            )
         if needs_all and composed(label) not in known:
             raise DataError(
                 f"multilabel names {label!r}, which {owner} does not have; there are "
@@ -99,7 +122,7 @@ def _present(
 
 
 def _table(
-    file_of: dict[str, Path], labels_of: dict[str, set[str]], names: Sequence[str]
+    file_of: Mapping[str, Path], labels_of: Mapping[str, Collection[str]], names: Sequence[str]
 ) -> pd.DataFrame:
     table = pd.DataFrame({IMAGES: list(file_of.values())}, [*file_of], dtype=object)
     for name in names:

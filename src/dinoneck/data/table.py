@@ -18,7 +18,7 @@ from dinoneck.data.cells import (
     check_unique,
     is_missing,
 )
-from dinoneck.data.folders import HELD_OUT
+from dinoneck.data.folders import HELD_OUT, LEFT_OUT
 from dinoneck.errors import DataError
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 WEIGHTS = "weights"
 """The entry of ``table.attrs`` that holds the weights of targets in the weighted R²."""
-LEFT_OUT = "left_out"
-"""The entry of ``table.attrs`` that counts what was left out: what it is, in words -> how many."""
 LABEL_NAMES = "label_names"
 """The entry of ``table.attrs`` that holds column of several words in a cell -> the names of its labels."""
 # kinds of NumPy's dtypes of which float64 would be made without a word: times and complex numbers

@@ -9,6 +9,7 @@ from typing import Any
 from dinoneck.data.coco import Crowd
 from dinoneck.data.columns import DecimalMark
 from dinoneck.data.folders import Subfolders
+from dinoneck.data.pairs import Pairing
 from dinoneck.data.table import Table
 from dinoneck.detection.evaluation import NAME_SEGMENTS, BoxModel, HeadModel
 from dinoneck.errors import ConfigError, DataError
@@ -34,6 +35,8 @@ def evaluate(
     labels: str | None = None,
     subfolders: Subfolders | None = None,
     decimal: DecimalMark | None = None,
+    mask_suffix: str | None = None,
+    skip_unpaired: bool = False,
     nodata: Sequence[float] = (),
     class_values: Sequence[int] = (),
     crowd: Crowd = "ignore",
@@ -60,6 +63,10 @@ def evaluate(
             None = by their names.
         decimal: the decimal mark of all numbers of a CSV file; None = a point, or in a file that
             ``;`` separates, the one that its numbers have.
+        mask_suffix: of a folder of masks: what their names have more than those of the images, such
+            as ``_labelIds``, where there are several files for each image.
+        skip_unpaired: of a folder of masks: leave out images without a mask, and masks without an
+            image; else they are an error.
         nodata: values in masks without a label; empty = as the head files record of the training.
         class_values: the value of each class in the masks, as ``data.class_values`` of a training;
             empty = as the head files record.
@@ -150,6 +157,8 @@ def evaluate(
             labels=labels,
             subfolders=subfolders,
             decimal=decimal,
+            mask_suffix=mask_suffix,
+            skip_unpaired=skip_unpaired,
             nodata=nodata,
             class_values=class_values,
             target_weights=weights,
@@ -169,6 +178,7 @@ def evaluate(
         labels=labels,
         subfolders=subfolders,
         decimal=decimal,
+        pairing=Pairing(mask_suffix, skip_unpaired),
     )
     table = Table.from_frame(frame)
     truth_columns = list(frame.columns)

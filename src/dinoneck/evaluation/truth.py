@@ -13,11 +13,12 @@ from dinoneck.data.folders import (
     DataFolder,
     Subfolders,
     read_data_folder,
-    read_masks,
+    read_images_and_masks,
     table_of_folder,
 )
 from dinoneck.data.image_labels import read_coco_labels, read_label_folders
 from dinoneck.data.names import is_json_file
+from dinoneck.data.pairs import DEFAULT_PAIRING, Pairing
 from dinoneck.data.tables import read_cells, read_table
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.evaluation.predicted_tasks import PredictedTasks
@@ -41,6 +42,7 @@ def truth_table(
     labels: str | None = None,
     subfolders: Subfolders | None = None,
     decimal: DecimalMark | None = None,
+    pairing: Pairing = DEFAULT_PAIRING,
 ) -> pd.DataFrame:
     """Return the images and their truth: of a table, a folder, or a COCO file of labels.
 
@@ -55,6 +57,7 @@ def truth_table(
         labels: its column of masks.
         subfolders: as of :func:`dinoneck.evaluate`.
         decimal: the decimal mark of a CSV file, as of :func:`dinoneck.data.read_table`.
+        pairing: how the masks of a folder are chosen.
 
     Returns:
         A table as of :func:`dinoneck.data.read_table`.
@@ -62,7 +65,7 @@ def truth_table(
     Raises:
         ConfigError: for ``group``, ``image_column`` or ``labels`` of a folder, or of a table without
             such a column; for ``subfolders`` of a table, or of masks in a folder of their own; for
-            ``decimal`` of what is no CSV file.
+            ``decimal`` of what is no CSV file; for ``pairing`` of what is no folder of masks.
         DataError: if the truth has nothing that is predicted, a cell does not fit, or a column that
             is predicted as numbers holds words or classes.
     """
@@ -72,10 +75,15 @@ def truth_table(
             f"decimal is {decimal!r}, and the truth is no CSV file, whose numbers have a decimal mark; "
             "leave it out"
         )
+    has_masks = is_folder and any(task.is_map for task in predicted.tasks)
+    if pairing != DEFAULT_PAIRING and not has_masks:
+        raise ConfigError(
+            "mask_suffix or skip_unpaired is given, and the truth is no folder of masks; leave them out"
+        )
     if is_folder:
         _check_no_columns(truth, group=group, image_column=image_column, labels=labels)
-        if any(task.is_map for task in predicted.tasks):
-            return _read_mask_folder(images, Path(truth), subfolders)
+        if has_masks:
+            return _read_mask_folder(images, Path(truth), subfolders, pairing)
         has_classes = any(task.is_image_class for task in predicted.tasks)
         if predicted.multilabels and not has_classes:
             return _read_label_folders(images, Path(truth), predicted, subfolders)
@@ -209,24 +217,22 @@ def _read_rows(
 
 
 def _read_mask_folder(
-    images: PathLike | None, truth: Path, subfolders: Subfolders | None
+    images: PathLike | None, truth: Path, subfolders: Subfolders | None, pairing: Pairing
 ) -> pd.DataFrame:
     """Return the images and masks of a folder, or of a folder of masks and one of images."""
     if images is not None and not Path(images).samefile(truth):
-        if subfolders is not None:
-            raise ConfigError(
-                f"subfolders is {subfolders!r}, and {truth} holds the masks of {images}, whose "
-                "folders say nothing; leave it out"
-            )
-        return read_masks(images, truth)
-    content = read_data_folder(truth, subfolders)
+        content = read_images_and_masks(images, truth, subfolders)
+    else:
+        content = read_data_folder(truth, subfolders)
+        if content.kind != "masks" and pairing.mask_suffix is not None:
+            content = read_images_and_masks(truth, truth, subfolders)
     if content.kind != "masks":
         raise DataError(
             f"{truth} holds no images with masks; name the folder of the images, and that of "
             "the masks as the truth"
         )
     _check_has_no_parts(content)
-    return table_of_folder(content)
+    return table_of_folder(content, pairing)
 
 
 def _read_label_folders(

@@ -53,11 +53,13 @@ _LATER_OPTIONS_OF_DATA = (
     "bits",
     "class_values",
     "crowd",
+    "mask_suffix",
     "multilabel",
     "numbers_from_maps",
     "offset",
     "overlap",
     "scale",
+    "skip_unpaired",
     "subfolders",
     "target_weights",
     "tile",
@@ -833,6 +835,10 @@ class TrainConfig(HeadRunConfig, frozen=True, kw_only=True):
                 f"data.subfolders is {data.subfolders!r}, and has no effect with data.csv; leave it "
                 "out"
             )
+        if data.csv is not None or with_table:
+            self._check_no_pairing(
+                "and has no effect with a table, which names the masks; leave it out"
+            )
         if self.is_live and data.store is not None:
             raise ConfigError(
                 f"data.store is {data.store!r}, and has no effect with {self._live_option}; leave "
@@ -908,6 +914,14 @@ class TrainConfig(HeadRunConfig, frozen=True, kw_only=True):
             raise ConfigError(f"data.class_values is {data.class_values!r}, {remedy}")
         if not data.numbers_from_maps:
             raise ConfigError(f"data.numbers_from_maps is {data.numbers_from_maps!r}, {remedy}")
+        self._check_no_pairing(remedy)
+
+    def _check_no_pairing(self, remedy: str) -> None:
+        """Raise ConfigError for options of how images and masks of two folders are paired."""
+        if self.data.mask_suffix is not None:
+            raise ConfigError(f"data.mask_suffix is {self.data.mask_suffix!r}, {remedy}")
+        if self.data.skip_unpaired:
+            raise ConfigError(f"data.skip_unpaired is {self.data.skip_unpaired!r}, {remedy}")
 
     def check_without_table(self) -> None:
         """Raise ConfigError for options of tables, for a run that has none."""

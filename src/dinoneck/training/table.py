@@ -13,13 +13,14 @@ import numpy as np
 from dinoneck.data.cells import FOLD, GROUP, IMAGES, LABELS
 from dinoneck.data.folders import (
     HELD_OUT,
+    LEFT_OUT,
     DataFolder,
     part_names_among,
     part_of,
     read_data_folder,
     read_images_and_masks,
 )
-from dinoneck.data.table import LEFT_OUT, Table, check_column_names
+from dinoneck.data.table import Table, check_column_names
 from dinoneck.demo.pasture import SUMS, Pasture
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.kinds import CLASS_KINDS, LABEL_KINDS, MAP_KINDS, NUMBER_KINDS
@@ -191,25 +192,39 @@ def _frame_of_folders(config: TrainConfig, content: DataFolder | None) -> pd.Dat
 
     ``content`` is what the folders hold; None = they are read here.
     """
-    from dinoneck.data.folders import describe, read_masks, table_of_folder
+    from dinoneck.data.folders import describe, table_of_folder
+    from dinoneck.data.pairs import Pairing
 
     data = config.data
     if data.multilabel:
         return _frame_of_labels(str(data.images), data)
-    if data.labels is not None and data.labels != data.images:
-        if content is None:
-            content = read_images_and_masks(str(data.images), data.labels, data.subfolders)
-        if not content.parts:
-            return read_masks(str(data.images), data.labels)
-    elif content is None:
-        content = read_data_folder(str(data.images), data.subfolders)
-    frame = table_of_folder(content)
+    if content is None:
+        content = read_folder_of(data)
+    frame = table_of_folder(content, Pairing(data.mask_suffix, data.skip_unpaired))
     if content.parts and config.folds.count == 1:
         line = "%s: %s are trained on, and none is held out, as --folds is 1"
-        logger.warning(line, content.root, " and ".join(content.parts))
-    elif content.parts:
-        logger.warning("%s", describe(content, frame))
+        logger.info(line, content.root, " and ".join(content.parts))
+    else:
+        logger.info("%s", describe(content, frame))
     return frame
+
+
+def read_folder_of(data: DataConfig) -> DataFolder:
+    """Tell what ``data.images`` holds, with the masks of ``data.labels`` if they are named.
+
+    Masks in the folder of the images are those beside them, unless folders in it are called images
+    and masks.
+
+    Raises:
+        DataError: as :func:`dinoneck.data.folders.read_data_folder`.
+    """
+    images = str(data.images)
+    if data.labels is not None and data.labels != images:
+        return read_images_and_masks(images, data.labels, data.subfolders)
+    folder = read_data_folder(images, data.subfolders)
+    if data.labels is not None and folder.kind != "masks":
+        return read_images_and_masks(images, images, data.subfolders)
+    return folder
 
 
 def _frame_of_labels(images: str, data: DataConfig) -> pd.DataFrame:

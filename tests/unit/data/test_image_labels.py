@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 import unicodedata
 from pathlib import Path
@@ -56,7 +55,7 @@ def test_an_image_has_the_labels_of_the_folders_that_it_is_in(
     assert list(table) == ["images", "moss", "crack"]
     for name, file in table["images"].items():
         assert file.samefile(tmp_path / "all" / str(name)) or are_copies
-    assert "4 images; the folders moss, crack are labels; 1 in none of" in caplog.text
+    assert not caplog.records
 
 
 def test_a_link_may_have_another_name_and_a_folder_that_is_not_named_is_no_label(
@@ -90,16 +89,14 @@ def test_a_link_to_nothing_is_refused(tmp_path: Path) -> None:
     linked(tmp_path, LINKS)
     (tmp_path / "all" / "2.png").unlink()
 
-    with pytest.raises(DataError, match="the link .*crack.2.png leads to nothing"):
+    with pytest.raises(DataError, match="the link .*crack.2.png leads nowhere"):
         read_label_folders(tmp_path, ["crack", "moss"])
 
 
 def test_a_label_without_a_folder_is_refused_or_left_out(tmp_path: Path) -> None:
     linked(tmp_path, LINKS)
 
-    with pytest.raises(
-        DataError, match="'crak', and .*there are all, crack, moss.*Did you mean 'c"
-    ):
+    with pytest.raises(DataError, match="'crak', .*there are all, crack, moss.*Did you mean 'c"):
         read_label_folders(tmp_path, ["crak", "moss"])
     table = read_label_folders(tmp_path, ["crak", "moss"], needs_all=False)
     assert list(table) == ["images", "moss"]
@@ -115,27 +112,6 @@ def test_folders_whose_names_differ_in_their_unicode_form_are_one_label(tmp_path
 
     expected = {"0.png": [1], "1.png": [1], "2.png": [0], "3.png": [0]}
     assert rows(table, decomposed) == expected
-
-
-def test_folders_of_labels_in_parts_are_refused(tmp_path: Path) -> None:
-    linked(tmp_path / "train", {"crack": [0], "moss": [1]})
-    linked(tmp_path / "val", {"crack": [0], "moss": [1]})
-
-    with pytest.raises(
-        DataError, match="'crack', whose folder is not in .* but in train, val, and"
-    ):
-        read_label_folders(tmp_path, ["crack", "moss"])
-
-
-def test_folders_of_classes_are_read_with_a_warning(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    linked(tmp_path, {"crack": [0], "moss": [1]})
-
-    with caplog.at_level(logging.WARNING):
-        read_label_folders(tmp_path, ["crack", "moss"])
-
-    assert "no image is in two of the folders crack, moss; if every image" in caplog.text
 
 
 def category_entries(*names: str) -> list[dict[str, Any]]:
@@ -186,44 +162,11 @@ def test_boxes_of_a_coco_file_count_as_labels(tmp_path: Path) -> None:
     assert read_coco_labels(file, tmp_path, ["crack"])["crack"].tolist() == [0.0, 1.0, 0.0, 0.0]
 
 
-def test_a_category_without_an_image_is_refused_with_the_command_without_it(tmp_path: Path) -> None:
-    file = coco(tmp_path, {0: [0], 1: [2]})
-
-    with pytest.raises(DataError, match=f"annotation of moss; .*--multilabel {file} crack rust"):
-        read_coco_labels(file, tmp_path)
-    table = read_coco_labels(file, tmp_path, ["moss"], needs_all=False)
-    assert table["moss"].tolist() == [0.0] * 4
-
-
 def test_a_word_that_is_no_category_is_refused(tmp_path: Path) -> None:
     file = coco(tmp_path, {0: [0, 1, 2]})
 
-    with pytest.raises(DataError, match="'crak', which is no category .*Did you mean 'crack'"):
+    with pytest.raises(DataError, match="'crak', .*Did you mean 'crack'"):
         read_coco_labels(file, tmp_path, ["crak"])
-
-
-def test_annotations_of_images_that_are_not_listed_are_counted(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    file = coco(tmp_path, {0: [0, 1, 2], 7: [0]})
-
-    read_coco_labels(file, tmp_path)
-
-    [record] = caplog.records
-    assert record.getMessage() == (
-        f"{file}: left out: 1 annotation of images that it does not list"
-    )
-
-
-def test_repairs_of_a_coco_file_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    annotations = [{"image_id": str(i), "category_id": i} for i in range(3)]
-    file = coco(tmp_path, {}, annotations=annotations)
-
-    table = read_coco_labels(file, tmp_path)
-
-    assert table["moss"].tolist() == [0, 1, 0, 0]
-    [record] = caplog.records
-    assert record.getMessage() == f"{file}: repaired: 3 ids written as text"
 
 
 def test_a_label_that_is_called_as_a_column_of_tables_is_refused(tmp_path: Path) -> None:
@@ -251,5 +194,5 @@ def test_categories_whose_names_differ_in_their_unicode_form_are_refused(tmp_pat
     decomposed = unicodedata.normalize("NFD", COMPOSED)
     file = coco(tmp_path, {0: [0], 1: [1]}, categories=category_entries(COMPOSED, decomposed))
 
-    with pytest.raises(DataError, match="the name 'café' stands more than once; give its objects"):
+    with pytest.raises(DataError, match="'café'"):
         read_coco_labels(file, tmp_path)

@@ -12,12 +12,12 @@ from tests.kit import cli
 from tests.unit.training.meadow import rows_of
 
 from dinoneck import ConfigError, DataError, Task
+from dinoneck.data.pairs import Pairing
 from dinoneck.evaluation.predicted_tasks import PredictedTasks
 from dinoneck.evaluation.truth import truth_table
 from dinoneck.training import TrainConfig
 from dinoneck.training.data_folder import of_data_folder
 from dinoneck.training.folds import folds_of
-from dinoneck.training.run import prepare
 from dinoneck.training.table import table_of
 
 COLOURS = {"blue": (20, 30, 200), "red": (200, 30, 20)}
@@ -72,6 +72,7 @@ def test_folders_that_are_folds_are_held_out_in_turn(tmp_path: Path) -> None:
 def test_one_head_on_all_images_trains_on_both_parts(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     config = config_of(class_parts(tmp_path, train=3, val=2), folds={"count": 1})
     [fold] = folds_of(config, table_of(config))
     assert (len(fold.train), len(fold.valid)) == (10, 0)
@@ -89,13 +90,10 @@ def test_the_masks_of_a_folder_are_its_labels(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     pictures(tmp_path, "images/1.png", "masks/1.png")
-    (tmp_path / "cover.csv").write_text("image,y\n1.png,1\n")
     config = config_of(tmp_path, classes=["soil", "crop"])
     assert config.data.images == str(tmp_path / "images")
     assert config.data.labels == str(tmp_path / "masks")
-    [line] = [record.getMessage() for record in caplog.records]
-    assert "images in images/, masks in masks/" in line
-    assert f"not read: the table {tmp_path / 'cover.csv'} (--csv)" in line
+    assert not caplog.records
     unchanged, _ = of_data_folder(config)
     assert unchanged == config
 
@@ -132,8 +130,8 @@ def test_parts_with_masks_are_trained(inside: bool, tmp_path: Path) -> None:
     names = []
     for part, count in {"train": 3, "val": 2}.items():
         for kind in ("images", "masks"):
-            folder = f"{part}/{kind}" if inside else f"{kind}/{part}"
-            names += [f"{folder}/{i}.png" for i in range(count)]
+            where = f"{part}/{kind}" if inside else f"{kind}/{part}"
+            names += [f"{where}/{i}.png" for i in range(count)]
     folder = pictures(tmp_path / "ds", *names)
     found = cli(
         "train",
@@ -185,15 +183,11 @@ def test_a_truth_of_parts_is_refused(tmp_path: Path) -> None:
         truth_table(folder / "train", folder / "val", PredictedTasks.of_models([[kind]]))
 
 
-def test_the_option_for_class_folders_of_doubtful_names_works_for_a_truth_too(
-    tmp_path: Path,
-) -> None:
-    folder = class_parts(tmp_path / "ds", train_set=2, test_set=1)
-    kind = Task("kind", dim=2, kind="classification", labels=("test_set", "train_set"))
-    with pytest.raises(DataError, match="--subfolders classes"):
-        truth_table(None, folder, PredictedTasks.of_models([[kind]]))
+def test_the_option_for_folders_works_for_a_truth_too(tmp_path: Path) -> None:
+    folder = class_parts(tmp_path / "ds", train=2, val=1)
+    kind = Task("kind", dim=2, kind="classification", labels=("train", "val"))
     table = truth_table(None, folder, PredictedTasks.of_models([[kind]]), subfolders="classes")
-    assert table["kind"].value_counts().to_dict() == {"train_set": 4, "test_set": 2}
+    assert table["kind"].value_counts().to_dict() == {"train": 4, "val": 2}
     kind = Task("kind", dim=2, kind="classification", labels=("blue", "red"))
     table = truth_table(None, folder, PredictedTasks.of_models([[kind]]), subfolders="folds")
     assert table["kind"].value_counts().to_dict() == {"blue": 3, "red": 3}
@@ -228,7 +222,7 @@ def test_verbs_that_know_a_truth_take_the_option_for_its_folders(tmp_path: Path)
 def test_the_option_for_folders_is_refused_where_it_says_nothing(tmp_path: Path) -> None:
     folder = pictures(tmp_path, "images/1.png", "masks/1.png")
     soil = Task("soil", dim=2, kind="segmentation", labels=("a", "b"))
-    with pytest.raises(ConfigError, match="subfolders is 'classes'"):
+    with pytest.raises(DataError, match="subfolders is classes"):
         truth_table(
             folder / "images",
             folder / "masks",
@@ -263,13 +257,6 @@ def test_a_folder_that_is_no_truth_of_the_heads_is_refused(
         truth_table(None, folder, PredictedTasks.of_models([[task]]))
 
 
-def test_a_truth_of_words_for_a_head_of_numbers_is_refused(tmp_path: Path) -> None:
-    folder = pictures(tmp_path, "1.png", "2.png")
-    (tmp_path / "t.csv").write_text("image,mass\n1.png,little\n2.png,much\n")
-    with pytest.raises(DataError, match="mass holds the words 'little', 'much'; expected numbers"):
-        truth_table(folder, tmp_path / "t.csv", PredictedTasks.of_models([[Task("mass", dim=1)]]))
-
-
 def folders_of_parts(root: Path, *names: str) -> tuple[Path, Path]:
     """Write two images and their masks into each part of img/ and annotations/masks/."""
     for name in names:
@@ -278,15 +265,19 @@ def folders_of_parts(root: Path, *names: str) -> tuple[Path, Path]:
     return root / "img", root / "annotations" / "masks"
 
 
-def test_the_parts_of_named_images_and_masks_are_read_on_request(tmp_path: Path) -> None:
+@pytest.mark.parametrize("subfolders", [None, "parts"])
+def test_the_parts_of_named_images_and_masks_are_held_out(
+    subfolders: str | None, tmp_path: Path
+) -> None:
     images, masks = folders_of_parts(tmp_path, "training", "validation")
-    config = config_of(images, labels=str(masks), subfolders="parts")
+    config = config_of(images, labels=str(masks), subfolders=subfolders)
     table = table_of(config)
     [fold] = folds_of(config, table)
     assert [table.ids[row] for row in fold.train] == ["training/0.png", "training/1.png"]
     assert [table.ids[row] for row in fold.valid] == ["validation/0.png", "validation/1.png"]
     assert table.masks is not None
     assert table.masks[3] == masks / "validation" / "1.png"
+    assert config.data.subfolders == "parts"
 
 
 def test_the_folds_of_named_images_and_masks_are_read_on_request(tmp_path: Path) -> None:
@@ -296,18 +287,9 @@ def test_the_folds_of_named_images_and_masks_are_read_on_request(tmp_path: Path)
     assert [len(fold.valid) for fold in folds] == [2, 2, 2]
 
 
-def test_named_images_and_masks_without_the_option_are_one_set_with_a_word(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    images, masks = folders_of_parts(tmp_path, "train", "val")
-    table = table_of(config_of(images, labels=str(masks)))
-    assert len(table) == 4
-    assert "the images of train and val are read as one set; --subfolders parts" in caplog.text
-
-
 def test_named_images_and_masks_are_no_classes(tmp_path: Path) -> None:
     images, masks = folders_of_parts(tmp_path, "train", "val")
-    with pytest.raises(DataError, match="--subfolders is classes, .*expected folds or parts"):
+    with pytest.raises(DataError, match="--subfolders is classes"):
         config_of(images, labels=str(masks), subfolders="classes")
 
 
@@ -317,32 +299,66 @@ def test_parts_of_named_images_and_masks_take_no_number_of_folds(tmp_path: Path)
         config_of(images, {"count": 3}, labels=str(masks), subfolders="parts")
 
 
-@pytest.fixture
-def doubtful_folder(tmp_path: Path) -> Path:
-    """Class folders of which one is called like a copy of another one, which is a warning."""
-    names = [f"{name}/{i}.png" for name in ("blue", "blue copy", "red") for i in range(2)]
-    return pictures(tmp_path / "doubtful", *names)
+def street(root: Path) -> Path:
+    """Write images of two parts, with two files for each in gtFine, and one image more."""
+    for part in ("train", "val"):
+        pictures(root, *(f"leftImg8bit/{part}/{i}_leftImg8bit.png" for i in range(3)))
+        for i in range(2):
+            pictures(root, *(f"gtFine/{part}/{i}_{kind}.png" for kind in ("color", "masks")))
+    return root
 
 
-def test_a_run_states_the_doubts_of_its_folder_once(
-    doubtful_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    values = {"data": {"images": str(doubtful_folder)}, "backbone": {"name": "dinoneck_tiny"}}
-    prepare(TrainConfig.from_dict(values), tmp_path / "run")
-    assert caplog.text.count("is called like a copy of 'blue'") == 1
+PAIRING: dict[str, Any] = {"mask_suffix": "_masks", "skip_unpaired": True}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("heads", [(), ("--heads", "patch_mean", "linear")], ids=["one", "two"])
-def test_the_command_states_the_doubts_of_its_folder_once(
-    heads: tuple[str, ...],
-    doubtful_folder: Path,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    args = ("train", "--images", doubtful_folder, *RUN, "--folds", 2, "--out", tmp_path / "run")
-    ran = cli(*args, *heads)
-    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert ran.code == 0
-    assert sum("is called like a copy of 'blue'" in warning for warning in warnings) == 1
-    assert len(set(warnings)) == len(warnings)
+@pytest.mark.parametrize("is_named", [False, True])
+def test_a_suffix_and_what_has_no_partner_are_stated(is_named: bool, tmp_path: Path) -> None:
+    root = street(tmp_path)
+    folder = root / "leftImg8bit" if is_named else root
+    labels = str(root / "gtFine") if is_named else None
+
+    config = config_of(folder, labels=labels, **PAIRING)
+    table = table_of(config)
+    again = table_of(TrainConfig.from_dict(config.to_dict()))  # as a run that is continued
+
+    assert table.masks is not None
+    assert [mask.name for mask in table.masks if mask] == ["0_masks.png", "1_masks.png"] * 2
+    assert table.left_out == {"masks without _masks": 4, "images without a mask": 2}
+    assert again.ids == table.ids
+    assert again.masks == table.masks
+
+
+def test_a_truth_takes_a_suffix_and_what_has_no_partner(tmp_path: Path) -> None:
+    root = street(tmp_path)
+    soil = PredictedTasks.of_models([[Task("soil", dim=2, kind="segmentation", labels=("a", "b"))]])
+    images, masks = root / "leftImg8bit" / "val", root / "gtFine" / "val"
+
+    table = truth_table(images, masks, soil, pairing=Pairing(**PAIRING))
+
+    assert list(table.index) == ["0_leftImg8bit.png", "1_leftImg8bit.png"]
+
+
+def test_masks_beside_images_are_read_by_their_suffix(tmp_path: Path) -> None:
+    pictures(tmp_path, "0.png", "0_masks.png", "a/1.png", "a/1_masks.png")
+    table = table_of(config_of(tmp_path, labels=str(tmp_path), mask_suffix="_masks"))
+    assert table.masks == [tmp_path / "0_masks.png", tmp_path / "a" / "1_masks.png"]
+
+
+@pytest.mark.parametrize("option", [{"mask_suffix": "_m"}, {"skip_unpaired": True}])
+def test_options_of_pairs_need_masks_in_a_folder(option: dict[str, Any], tmp_path: Path) -> None:
+    folder = pictures(tmp_path, "blue/1.png", "red/1.png")
+    kind = PredictedTasks.of_models([[Task("kind", dim=2, kind="classification")]])
+    with pytest.raises(ConfigError, match=f"{next(iter(option))}.*data.labels"):
+        config_of(folder, **option).check_used()
+    with pytest.raises(ConfigError, match=f"{next(iter(option))}.*a table"):
+        TrainConfig.from_dict({"data": {"csv": "t.csv", "labels": "mask", **option}}).check_used()
+    with pytest.raises(ConfigError, match="mask_suffix or skip_unpaired"):
+        truth_table(None, folder, kind, pairing=Pairing(**option))
+
+
+def test_a_run_inside_the_folder_of_its_images_changes_nothing(tmp_path: Path) -> None:
+    folder = class_parts(tmp_path, train=2, val=1)
+    before = table_of(config_of(folder)).ids
+    pictures(folder, "run/heads/0.png", "run/data.jpg")
+    (folder / "run" / "report.json").write_text("{}")
+    assert table_of(config_of(folder)).ids == before

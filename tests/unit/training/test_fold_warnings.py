@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from dinoneck.data.layout import HELD_OUT
 
 from dinoneck import DataError
 from dinoneck.data.cells import FOLD
+from dinoneck.data.folders import HELD_OUT
 from dinoneck.data.table import Table
 from dinoneck.training import TrainConfig
 from dinoneck.training.folds import Fold, folds_of
