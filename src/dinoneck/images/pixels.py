@@ -18,7 +18,13 @@ from PIL import Image, UnidentifiedImageError
 from dinoneck.atomic import open_regular
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.images import bit_depth
-from dinoneck.images.orientation import SWAPS_SIDES, UPRIGHT, stated_orientation, upright
+from dinoneck.images.orientation import (
+    SWAPS_SIDES,
+    UPRIGHT,
+    read_orientation,
+    stated_orientation,
+    upright,
+)
 from dinoneck.images.storage import Storage, read_bands, read_storage, storage_of
 from dinoneck.text import counted, reason_of
 
@@ -174,8 +180,9 @@ def read_header(path: str | os.PathLike[str]) -> ImageHeader:
 
 
 def _header_of(image: Image.Image, storage: Storage | None) -> ImageHeader:
-    """The header of an opened image, which Pillow has not turned yet."""
-    stored_size = (image.height, image.width)
+    """The header of an opened image."""
+    # of a TIFF Pillow may state the turned size before it turns the pixels
+    stored_size = (image.height, image.width) if storage is None else storage.size
     orientation = stated_orientation(image)
     bits = 16 if "16" in image.mode else _BITS_OF_MODE.get(image.mode, 8)
     return ImageHeader(
@@ -201,9 +208,8 @@ def read_size(image: Picture) -> tuple[int, int]:
     if isinstance(image, str | os.PathLike):
         return read_header(image).size
     if isinstance(image, Image.Image):
-        stored_size = (image.height, image.width)
-        is_turned_by_pillow = image.format == "TIFF" and getattr(image, "fp", None) is None
-        return stored_size if is_turned_by_pillow else _header_of(image, None).size
+        orientation = read_orientation(image)
+        return _upright_size((image.height, image.width), orientation)
     if isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[-1] not in (1, 3, 4):
         # of other bands than grey or colours, which read_planes rejects
         return image.shape[0], image.shape[1]
@@ -235,6 +241,11 @@ def read_by_rasterio(path: Path, bits: int | None) -> Array | None:
     storage = _storage(path)
     if storage is None or storage.is_shown_right:
         return None
+    if storage.is_converted:
+        raise DataError(
+            f"{path} stores other colours than grey or RGB in a form that Pillow does not read; save it "
+            "as RGB"
+        )
     colours = storage.bands - storage.has_alpha
     if colours not in (1, 3):
         raise DataError(

@@ -142,7 +142,7 @@ def _read_file(path: Path) -> LabelRaster:
         raise DataError(f"label {path} cannot be read: {reason_of(error)}") from error
     if storage is None:
         return read_picture(path, _from_pil, "label", formats="PNG or TIFF")
-    _check_lossless(storage, str(path))
+    _check_keeps_numbers(storage, str(path))
     if storage.has_exact_numbers:
         raster = read_picture(path, _numbers_of, "label")
     else:
@@ -153,7 +153,7 @@ def _read_file(path: Path) -> LabelRaster:
 def _from_npy(path: Path) -> LabelRaster:
     try:
         with open_regular(path) as file:
-            array = np.load(file, allow_pickle=False)
+            array = np.load(file, allow_pickle=False)  # noqa: TID251
     except FileNotFoundError:
         raise DataError(f"there is no label {path}; check the folder and the file name") from None
     except (OSError, ValueError, EOFError) as error:
@@ -171,7 +171,7 @@ def _from_array(label: Any, name: str) -> LabelRaster:
             f"{name} has shape {array.shape} and dtype {array.dtype}; expected numbers (H, W) or "
             "(H, W, K)"
         )
-    is_hidden = None
+    is_hidden: Raw | None = None
     if np.ma.is_masked(array):
         is_hidden = np.ma.getmaskarray(array).reshape(*array.shape[:2], -1).any(axis=2)
     return LabelRaster(name, _native(np.asarray(array)), is_hidden)
@@ -204,7 +204,7 @@ def _from_pil(image: Image.Image, name: str) -> LabelRaster:
         file.seek(position)
     if storage is None:
         return _numbers_of(image, name)
-    _check_lossless(storage, name)
+    _check_keeps_numbers(storage, name)
     if not storage.has_exact_numbers:
         raise DataError(
             f"{name} is stored in a form of which Pillow would change the numbers; pass its path, or "
@@ -237,7 +237,8 @@ def _numbers_of(image: Image.Image, name: str) -> LabelRaster:
         is_hidden = _hidden_by(values[..., -1], name)
         values = values[..., :-1]
     elif transparent is not None and palette is None:
-        is_hidden = (values == transparent).all(axis=2)  # of a PNG, one number or colour
+        colour = np.asarray(transparent)  # of a PNG: one number, or red, green and blue
+        is_hidden = (values == colour).all(axis=2)
     return LabelRaster(name, values, is_hidden, palette=palette)
 
 
@@ -263,11 +264,15 @@ def _from_rasterio(path: Path, storage: Storage) -> LabelRaster:
     return LabelRaster(str(path), values[..., :-1], _hidden_by(values[..., -1], str(path)))
 
 
-def _check_lossless(storage: Storage, name: str) -> None:
+def _check_keeps_numbers(storage: Storage, name: str) -> None:
     if storage.is_lossy:
         raise DataError(
             f"{name} is a TIFF compressed as a photo, which changes numbers; expected LZW, Deflate or "
             "none"
+        )
+    if storage.is_converted:
+        raise DataError(
+            f"{name} is a TIFF of converted colours, such as CMYK; expected numbers, a palette or RGB"
         )
 
 

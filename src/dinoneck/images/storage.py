@@ -35,10 +35,14 @@ _LOSSY_CODECS = (6, 7, 33003, 33005, 34712, 34887, 50001, 50002)  # JPEG, JPEG 2
 _INTERLEAVED = 1  # PlanarConfiguration
 _REDUCED = 1  # NewSubfileType
 _GDAL_NODATA = 42113
+# ModelPixelScale, ModelTiepoint, ModelTransformation, GeoKeyDirectory (OGC GeoTIFF 1.1) and
+# RPCCoefficient (of NITF and GDAL)
+_POSITION_TAGS = (33550, 33922, 34264, 34735, 50844)
 _IMAGE_DEPTH = 32997
 _MOST_PAGES = 1000
 _PREMULTIPLIED, _ALPHA = 1, 2  # ExtraSamples
 _BYTE = 8
+_NUMBERS = (_UNKNOWN, _MIN_IS_WHITE, _MIN_IS_BLACK, _RGB, _PALETTE)
 
 # one band: (PhotometricInterpretation, SampleFormat, bits) of which Pillow gives the numbers as stored
 _EXACT_BANDS = (
@@ -91,8 +95,10 @@ class Storage:
         has_alpha: the file says that the last band is alpha.
         is_white_zero: 0 is white.
         is_lossy: compressed by a method that may change numbers.
+        is_converted: stored in other colours than those that are read, such as CMYK.
         orientation: by the EXIF tag of a TIFF; 1 of a PNG, whose tag Pillow reads.
         nodata: text of the tag GDAL_NODATA; None = there is none.
+        has_position: tags of a GeoTIFF place the pixels on the ground.
         has_exact_numbers: Pillow gives the numbers as they are stored.
         is_shown_right: Pillow gives the colours that are meant.
     """
@@ -104,8 +110,10 @@ class Storage:
     has_alpha: bool
     is_white_zero: bool = False
     is_lossy: bool = False
+    is_converted: bool = False
     orientation: int = UPRIGHT
     nodata: str | None = None
+    has_position: bool = False
     has_exact_numbers: bool = True
     is_shown_right: bool = True
 
@@ -254,8 +262,10 @@ def _tiff_storage(tags: ImageFileDirectory_v2) -> Storage:
         has_alpha=page.extra[-1:] in ((_PREMULTIPLIED,), (_ALPHA,)),
         is_white_zero=page.photometric == _MIN_IS_WHITE and page.sample_format == _UNSIGNED,
         is_lossy=page.compression in _LOSSY_CODECS,
+        is_converted=page.photometric not in _NUMBERS,
         orientation=orientation if orientation in TRANSPOSES else UPRIGHT,
         nodata=None if nodata is None else str(nodata).strip(" \0"),
+        has_position=any(tag in tags for tag in _POSITION_TAGS),
         has_exact_numbers=page.has_exact_numbers(),
         is_shown_right=page.is_shown_right(),
     )
