@@ -244,10 +244,16 @@ class _TiffPage:
 
     def _is_read_in_order(self) -> bool:
         """Whether Pillow finds all bytes and bands where they are stored."""
-        is_swapped = self.is_big_endian and self.compression != _UNCOMPRESSED and self.bits > _BYTE
+        is_compressed = self.compression != _UNCOMPRESSED
+        if self.is_sparse or (self.is_big_endian and is_compressed and self.bits > _BYTE):
+            return False
+        if self.is_interleaved:
+            return True
+        if self.bands == 1:
+            is_read_raw = self.bits == _BYTE and self.photometric != _MIN_IS_WHITE
+            return is_compressed or is_read_raw
         is_rgb = (self.photometric, self.bands, self.extra) in _EXACT_COLOURS[1:]
-        is_rgb_of_bytes = is_rgb and self.bits == _BYTE
-        return (self.is_interleaved or is_rgb_of_bytes) and not is_swapped and not self.is_sparse
+        return is_rgb and self.bits == _BYTE
 
 
 def _tiff_storage(tags: ImageFileDirectory_v2) -> Storage:
