@@ -7,6 +7,8 @@ needs rasterio is refused without it. No torch is imported.
 from __future__ import annotations
 
 import struct
+import threading
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +78,7 @@ _PICTURES = (
     (_RGB, 4, (_PREMULTIPLIED,)),
 )
 
+_OPENING = threading.Lock()
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # and BigTIFF
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _PNG_HEADER = struct.Struct(">8s8x2I2B")  # signature; width, height, bits, colour type
@@ -311,8 +314,6 @@ def read_bands(path: Path, storage: Storage, noun: str, orientation: int | None 
         from rasterio.errors import NotGeoreferencedWarning, RasterioError
     except ImportError as error:
         raise _missing_rasterio(path, storage, noun) from error
-    import warnings
-
     max_pixels = 2 * (Image.MAX_IMAGE_PIXELS or 0)
     if max_pixels and storage.size[0] * storage.size[1] > max_pixels:
         raise DataError(
@@ -320,10 +321,12 @@ def read_bands(path: Path, storage: Storage, noun: str, orientation: int | None 
             "cut it into tiles, or in Python raise PIL.Image.MAX_IMAGE_PIXELS if you trust the file"
         )
     try:
-        with warnings.catch_warnings():
+        # the filters are those of all threads
+        with _OPENING, warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            with rasterio.open(path, driver=storage.driver) as file:
-                bands: Array = file.read()
+            file = rasterio.open(path, driver=storage.driver)
+        with file:
+            bands: Array = file.read()
     except (RasterioError, OSError, ValueError) as error:
         raise DataError(
             f"{noun} {path} cannot be decoded: {reason_of(error)}; check its name or replace it"
