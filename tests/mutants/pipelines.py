@@ -262,13 +262,13 @@ PIPELINES = [
     ),
     Mutant(
         sentence="A TIFF of which a strip is not stored gives the bytes of its header.",
-        where="images.storage:_TiffPage._is_read_in_order",
+        where="images.storage:read_storage",
         edit=replace("self.is_sparse", by="False"),
         tests=["unit/images/test_storage.py::test_tiles_that_are_not_stored_are_zero"],
     ),
     Mutant(
         sentence="An alpha band of a label is averaged as if it were a band of it.",
-        where="images.rasters:_numbers_of",
+        where="images.rasters:read_label",
         edit=replace("image.mode in _modes", by="False"),
         tests=[
             "unit/images/test_rasters.py::test_alpha_0_has_no_label_and_half_transparency_is_refused"
