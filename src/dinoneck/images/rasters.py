@@ -173,7 +173,8 @@ def _from_array(label: Any, name: str) -> LabelRaster:
         )
     is_hidden: Raw | None = None
     if np.ma.is_masked(array):
-        is_hidden = np.ma.getmaskarray(array).reshape(*array.shape[:2], -1).any(axis=2)
+        masks = np.ma.getmaskarray(array).reshape(*array.shape[:2], -1)
+        is_hidden = np.asarray(masks.any(axis=2))
     return LabelRaster(name, _native(np.asarray(array)), is_hidden)
 
 

@@ -16,7 +16,8 @@ import torch
 from PIL import Image
 
 from dinoneck import ConfigError, DataError
-from dinoneck.images.decoding import read_header, read_image_size, read_pixels
+from dinoneck.images.decoding import read_image_size, read_pixels
+from dinoneck.images.pixels import read_header
 from dinoneck.images.rasters import read_label
 from dinoneck.images.storage import read_storage
 
@@ -50,6 +51,12 @@ def write_png(path: Path, rows: Array, bits: int, colour_type: int, width: int) 
         signature + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
     )
     return path
+
+
+def write_colours(path: Path, colours: Array) -> Path:
+    """Write colours (H, W, 3 or 4) of 16 bits as a PNG, which Pillow cannot."""
+    kind = 2 if colours.shape[-1] == 3 else 6
+    return write_png(path, colours.astype(">u2"), 16, kind, width=colours.shape[1])
 
 
 def numbers(dtype: str, bands: int = 1) -> Array:
