@@ -34,7 +34,6 @@ os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="dinoneck-cache-")
 import torch
 
 from dinoneck import Backbone, load_backbone, registry
-from dinoneck.images import orientation
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("DINONECK_DATA", ROOT.parent / "shared" / "data"))
@@ -235,12 +234,6 @@ def crop_cover() -> Path:
             "holds them"
         )
     return folder
-
-
-@pytest.fixture(autouse=True)
-def warnings_given_once() -> None:
-    """Forget which warnings were given: pytest before 9.2 reuses the folders of earlier tests."""
-    orientation.warn_once.cache_clear()
 
 
 @pytest.fixture(autouse=True)

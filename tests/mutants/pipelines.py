@@ -58,7 +58,7 @@ PIPELINES = [
         sentence="Every image draws the same changes of colour.",
         where="images.views:draws",
         edit=replace(r'f"{i}\0{image_id}"', by=r'f"{i}\0"'),
-        tests=["unit/data/test_preparation.py::test_draws_depend_on_the_name_of_the_image"],
+        tests=["unit/images/test_preparation.py::test_draws_depend_on_the_name_of_the_image"],
     ),
     Mutant(
         sentence="Storing tokens as int8 clips large negative values.",
@@ -215,8 +215,8 @@ PIPELINES = [
     Mutant(
         sentence="The EXIF orientation of a file that Pillow decodes is ignored.",
         where="images.orientation:upright",
-        edit=always("_transpose is None"),
-        tests=["unit/data/test_decoding.py::test_eight_orientations_of_one_scene_are_one_image"],
+        edit=always("read_orientation(image) == UPRIGHT"),
+        tests=["unit/images/test_decoding.py::test_eight_orientations_of_one_scene_are_one_image"],
     ),
     Mutant(
         sentence="Pixels without a label count as 0 in the mean of their cell.",
@@ -229,9 +229,9 @@ PIPELINES = [
     ),
     Mutant(
         sentence="Pixels that a GeoTIFF marks as nodata count with the value that marks them.",
-        where="data.label_files:LabelRaster.unlabelled",
-        edit=never("self.nodata is not None"),
-        tests=["unit/data/test_label_files.py::test_what_gdal_marks_has_no_label"],
+        where="images.rasters:LabelRaster.unlabelled",
+        edit=never("self.nodata is not None and self.nodata not in _numbers"),
+        tests=["unit/images/test_rasters.py::test_the_nodata_tag_of_gdal_marks_pixels"],
     ),
     Mutant(
         sentence="Two masks may give one index of their palettes two colours.",
@@ -258,33 +258,16 @@ PIPELINES = [
         ],
     ),
     Mutant(
-        sentence="Infrared with a black border is left out as alpha.",
-        where="images.image_tiffs:check_alpha",
-        edit=replace("_reaches_ends and not _texture", by="_reaches_ends"),
-        tests=[
-            "unit/data/test_tiff.py"
-            "::test_infrared_with_a_black_border_is_refused_though_it_is_tagged_as_alpha"
-        ],
-    ),
-    Mutant(
         sentence="A TIFF of which a strip is not stored gives the bytes of its header.",
-        where="data.label_tiffs:problem_of",
-        edit=never("layout.is_sparse"),
-        tests=[
-            "unit/data/test_label_files.py::test_a_tiff_that_would_give_other_numbers_is_refused"
-        ],
-    ),
-    Mutant(
-        sentence="An alpha band of a label is averaged as if it were a band of it.",
-        where="data.label_files:read_label",
-        edit=replace("label_tiffs.has_alpha(_layout)", by="False"),
-        tests=["unit/data/test_label_files.py::test_alpha_is_no_band_of_a_label"],
+        where="images.storage:storage_of",
+        edit=replace("0 in _offsets", by="False"),
+        tests=["unit/images/test_storage.py::test_tiles_that_are_not_stored_are_zero"],
     ),
     Mutant(
         sentence="Cropping to a size keeps the upper left corner of an image, not its centre.",
         where="images.recipe:ImageRecipe.placement",
         edit=replace("int((_canvas[0] - _resized[0]) / 2)", by="0"),
-        tests=["unit/data/test_preparation.py::test_a_tall_image_is_cropped_to_its_middle"],
+        tests=["unit/images/test_preparation.py::test_a_tall_image_is_cropped_to_its_middle"],
     ),
     Mutant(
         sentence="A flipped training image keeps the boxes of the image before the flip.",

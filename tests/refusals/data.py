@@ -241,23 +241,6 @@ def saved(name: str, image: Image.Image, classes: int | None = None, **options: 
     return call
 
 
-def infrared_as_alpha(folder: Path) -> Any:
-    """Read an image of which the fourth band holds many values and is tagged as alpha."""
-    bands = np.random.RandomState(0).randint(20, 236, (32, 32, 4)).astype(np.uint8)
-    Image.fromarray(bands).save(folder / "four.tif")
-    return read_pixels(folder / "four.tif")
-
-
-def of_two_scales(folder: Path) -> Any:
-    """Read labels of which the notes next to them state two scales."""
-    files = [folder / "a.tif", folder / "b.tif"]
-    for number, file in enumerate(files, start=1):
-        GREY.save(file)
-        notes = f'<PAMRasterBand band="1"><Scale>0.{number}</Scale></PAMRasterBand>'
-        Path(f"{file}.aux.xml").write_text(f"<PAMDataset>{notes}</PAMDataset>")
-    return DenseLabels().cells(files, Preprocessing(1))
-
-
 def picture(name: str, content: bytes) -> Call:
     """Read an image file of these bytes."""
 
@@ -525,7 +508,7 @@ ROWS: list[Row] = [
     (lambda: box_transforms(64, train=True, mean=(0, 0), std=(1, 1)), ConfigError, "(0.0, 0.0)"),
     (lambda: backbone_of(4).preprocess(Image.new("RGB", (8, 8))), DataError, ("Image", "4 chan")),
     (lambda: backbone_of(4).preprocess(np.zeros((8, 8, 3))), DataError, ("(8, 8, 3)", "width, 4)")),
-    (lambda: backbone_of(4).preprocess("a.png"), DataError, ("a.png", "GeoTIFF")),
+    (lambda: backbone_of(4).preprocess("a.png"), DataError, ("a.png", "no image")),
     (lambda: backbone_of(4).preprocess("a.tif"), DataError, ("a.tif", "no image")),
     (lambda: backbone_of(4).preprocess(torch.zeros(3, 8, 8)), DataError, "(3, 8, 8)"),
     (lambda: backbone_of(2).preprocess(np.ma.masked_all((8, 8, 2))), DataError, "128 masked"),
@@ -569,17 +552,12 @@ ROWS: list[Row] = [
         for own in (0.5, -1)
     ),
     (saved("rgb.png", COLOURS, 3), DataError, ("rgb.png", "3 bands")),
-    (saved("part.gif", GREY.point([9] * 256)), DataError, ("part.gif", "greys")),
-    (saved("m.tga", GREY), DataError, ("m.tga", "TGA", "label.png")),
-    (saved("m.pbm", GREY.convert("1")), DataError, ("m.pbm", "1 is black")),
-    (cells("m.npy"), DataError, ("m.npy", "np.load")),
-    (cells(np.zeros((8, 32, 32))), DataError, ("(8, 32, 32)", "8 labels", "image_sizes=[(8, 32)]")),
-    (cells(np.zeros((3, 32, 32))), DataError, ("(3, 32, 32)", "moveaxis", "image_sizes=[(3, 32)]")),
+    (saved("m.tga", GREY), DataError, ("m.tga", "TGA")),
+    (saved("m.pbm", GREY.convert("1")), DataError, ("m.pbm", "PPM")),
+    (cells("m.npy"), DataError, ("m.npy", "no label")),
     (cells(np.zeros((16, 16)), bands=3), DataError, ("label 0", "1 band", "bands is 3")),
     (cells(COLOURS.resize((16, 16), 0), bands=1), DataError, ("label 0", "bands is 1")),
-    (of_two_scales, DataError, ("a.tif", "0.1", "b.tif", "0.2", "-unscale")),
     (saved("g.jpg", GREY), DataError, "JPEG"),
-    (saved("inverted.tif", GREY, tiffinfo={262: 0}), DataError, "inverted.tif"),
     (lambda: count_classes([np.full((4, 6), 255, np.uint8)]), DataError, "255"),
     (lambda: count_classes([np.full((2, 2), 9)], nodata=[9]), DataError, "nodata"),
     (lambda: count_classes([np.eye(9) * 128]), DataError, ("0, 128", "grey levels", "0 128")),
@@ -600,17 +578,14 @@ ROWS: list[Row] = [
             (np.zeros((4, 4, 3), np.int64), "int64"),
             (np.ma.masked_equal(np.eye(4, dtype=np.uint8), 1), "4 masked"),
             (3, "int"),
-            (Image.new("I", (2, 2)), "'I'"),
-            (Image.new("F", (2, 2)), "'F'"),
-            (np.full((4, 4), 9, np.uint16), ("at most 9", "bits=8")),
-            (OFFSET, ("32768 to 32783", "bits=16")),
+            (Image.new("I", (2, 2)), "int32"),
+            (Image.new("F", (2, 2), 2.0), "2 ... 2"),
         )
     ),
     (lambda: read_pixels(OFFSET, bits=12), DataError, ("32783", "4095", "bits=12")),
     (lambda: read_pixels(OFFSET, bits=20), ConfigError, "20"),
     (picture("a.jpg", b"text"), DataError, ("a.jpg", "b'text'")),
-    (picture("a.jpg", b""), DataError, ("a.jpg", "empty")),
-    (infrared_as_alpha, DataError, ("four.tif", "20 ... 235", "ExtraSamples")),
+    (picture("a.jpg", b""), DataError, ("a.jpg", "0 bytes")),
     *(
         (lambda own=own: Preprocessing(**own), ConfigError, next(iter(own)))
         for own in (

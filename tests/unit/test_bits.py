@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,6 @@ from dinoneck import (
 )
 from dinoneck.data import BoxImages
 from dinoneck.detection import DetectionHead, Detector, evaluate_boxes
-from dinoneck.images.decoding import read_pixels
 from dinoneck.training import LiveTokens
 
 LARGEST = 4095  # of 12 bits
@@ -233,12 +231,3 @@ def test_a_store_is_extracted_and_trained_on_with_its_bits(table: Path, tmp_path
     trained = kit.cli(*train, "--out", tmp_path / "run")
     assert trained.code == 0, trained.err
     assert HeadCheckpoint.load(tmp_path / "run" / "head.safetensors").preprocess.bits == 12
-
-
-def test_a_file_is_warned_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """It may be read in every epoch."""
-    Image.new("RGB", (30, 20)).save(tmp_path / "a.jpg", exif=b"Exif\0\0" + b"X" * 20)
-    with caplog.at_level(logging.WARNING):
-        for _ in range(3):
-            read_pixels(tmp_path / "a.jpg")
-    assert len(caplog.records) == 1

@@ -90,7 +90,7 @@ def upright_of(file: Path) -> Pixels:
         return turn(np.asarray(image.convert("RGB")))
 
 
-@pytest.fixture(params=("JPEG", "TIFF"))  # tests/unit/data/test_decoding reads every form
+@pytest.fixture(params=("JPEG", "TIFF"))  # tests/unit/images/test_decoding reads every form
 def files(request: pytest.FixtureRequest, tmp_path: Path) -> list[Path]:
     """One scene in eight files, ``1`` to ``8``."""
     (tmp_path / "images").mkdir()

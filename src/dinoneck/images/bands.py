@@ -11,13 +11,12 @@ import torch
 from torch import Tensor
 
 from dinoneck.errors import DataError
-from dinoneck.extras import missing_extra
 from dinoneck.images.decoding import ImageInput, read_pixels, to_unit_values
-from dinoneck.images.pixels import native_array
-from dinoneck.text import counted, reason_of
+from dinoneck.images.pixels import native_array, read_all_bands
+from dinoneck.images.storage import read_storage
+from dinoneck.text import counted
 
 RGB_CHANNELS = 3
-_TIFF = (".tif", ".tiff")
 Array = np.ndarray[Any, Any]
 
 
@@ -71,31 +70,21 @@ def _grey(image: ImageInput, bits: int | None) -> Tensor:
 
 def _from_file(path: Path, channels: int, bits: int | None) -> Tensor:
     """The bands of a TIFF file."""
-    if path.suffix.lower() not in _TIFF:
+    try:
+        storage = read_storage(path)
+    except FileNotFoundError:
+        raise DataError(f"there is no image {path}; check the folder and the file name") from None
+    if storage is None or storage.driver != "GTiff":
         raise DataError(
             f"{path} is no TIFF file, and the backbone takes {channels} channels; pass an array (H, "
             f"W, {channels}), or save the bands as a GeoTIFF"
         )
-    if not path.is_file():
-        raise DataError(f"there is no image {path}; check the folder and the file name")
-    try:
-        import rasterio
-        from rasterio.errors import RasterioError
-    except ImportError as error:
-        raise missing_extra("rasterio", "geo") from error
-    try:
-        with rasterio.open(path) as file:
-            bands = file.read()
-    except (RasterioError, OSError, ValueError) as error:
+    if storage.bands != channels:
         raise DataError(
-            f"image {path} cannot be decoded: {reason_of(error)}; check its name or replace it"
-        ) from error
-    if len(bands) != channels:
-        raise DataError(
-            f"{path} has {counted(len(bands), 'band')}; expected {channels}, one for each channel "
+            f"{path} has {counted(storage.bands, 'band')}; expected {channels}, one for each channel "
             "that the backbone takes: write a file of the bands to use"
         )
-    return _from_bands(bands, bits, str(path))
+    return _from_bands(read_all_bands(path, storage), bits, str(path))
 
 
 def _from_array(array: Array, channels: int, bits: int | None, name: str) -> Tensor:

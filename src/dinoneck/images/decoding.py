@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +16,20 @@ from torch import Tensor
 
 from dinoneck.errors import DataError
 from dinoneck.images import bit_depth, jpeg
-from dinoneck.images.orientation import UPRIGHT, read_orientation, stated_orientation, turn
+from dinoneck.images.orientation import UPRIGHT, read_orientation, turn
 from dinoneck.images.pixels import (
     Array,
     Picture,
-    check_file,
     check_planes,
     check_unit_range,
-    from_pil,
+    read_by_rasterio,
+    read_header,
     read_picture,
     read_planes,
+    read_size,
     unfit_dtype,
 )
-from dinoneck.images.pixels import read_size_and_orientation as read_size_of_picture
+from dinoneck.images.pixels import decode as decode_by_pillow
 
 _RGB = 3  # torchvision.io.ImageReadMode.RGB
 _EXPECTED = "a path, a PIL image, an array (H, W, 3) or a tensor (3, H, W)"
@@ -53,77 +54,77 @@ def as_list(images: Any, noun: str = "images") -> list[Any]:
     return list(images)
 
 
-def read_pixels(image: ImageInput, bits: int | None = None) -> Tensor:
+def read_pixels(
+    image: ImageInput, bits: int | None = None, bands: Sequence[int] | None = None
+) -> Tensor:
     """Decode one image to (3, H, W) RGB, turned upright by its EXIF tag.
 
     Grey, palette, CMYK and transparent images become RGB. Alpha is left out: the colours below
     transparent pixels are those of the file. Of an array (H, W, 4) the fourth channel is alpha.
 
-    16-bit values are divided by 65535; of 16-bit colours in a file Pillow keeps the high byte. With
-    ``bits`` below 16, they are divided by ``2**bits - 1``, colours with both bytes. Images of 8 bits
-    and floats do not change with ``bits``. A TIFF, JPEG 2000 or PGM file that states a smaller range
-    than 16 bits is divided by it, unless ``bits`` is less.
+    16-bit values are divided by 65535, with ``bits`` by ``2**bits - 1``; nothing is told from the
+    values. Images of 8 bits and floats do not change with ``bits``. A TIFF that states 9 to 15 bits is
+    divided by their range, unless ``bits`` is less. Floats are in 0 ... 1.
+
+    Pillow opens the files. TIFF and PNG files of which it would change numbers, such as 16-bit
+    colours, are read by rasterio (the extra ``geo``).
 
     Args:
         image: a path, a PIL image, an array (H, W, 3), (H, W, 4) or (H, W), or a tensor (3, H, W)
             or (1, H, W).
-        bits: how many bits 16-bit images use, 8 ... 16; 16 reads them as they are. None refuses
-            those that use a part of the range.
+        bits: how many bits 16-bit images use, 8 ... 16; None is 16.
+        bands: one or three bands to use of a TIFF file, a PNG file or an array (H, W, K), counted
+            from 1, such as (4, 3, 2); None takes grey or RGB, without alpha.
 
     Returns:
         uint8 where the image has 8 bits, else float32 in 0 ... 1.
 
     Raises:
         DataError: naming the file, if it cannot be read, has other bands than grey or RGB with or
-            without alpha, values are out of range, or 16-bit ones do not use the range.
-        ConfigError: if ``bits`` is out of range.
+            without alpha, or values are out of range.
+        ConfigError: if ``bits`` or ``bands`` is out of range.
+        ImportError: naming the extra, if a file that rasterio reads is read without it.
     """
     bit_depth.check_bits(bits)
-    if isinstance(image, str | os.PathLike):
-        return read_picture(Path(image), functools.partial(_from_file, bits=bits))
+    if bands is None and isinstance(image, str | os.PathLike):
+        path = Path(image)
+        planes = read_by_rasterio(path, bits)
+        if planes is not None:
+            return _rgb_tensor(planes)
+        return read_picture(path, functools.partial(_from_file, bits=bits))
     if isinstance(image, Tensor):
+        if bands is not None:
+            raise DataError("an image is a tensor, of which bands are taken by indexing")
         return _from_tensor(image, bits)
-    return _rgb_tensor(read_planes(image, bits, _EXPECTED))
+    return _rgb_tensor(read_planes(image, bits, _EXPECTED, bands))
 
 
 def read_image_size(image: ImageInput) -> tuple[int, int]:
     """Return (height, width) of an image turned upright.
 
-    A file's header gives it; only a TIFF with an EXIF orientation, and a PNG without one, are
-    decoded. An array or a tensor of grey or colours is checked as an image: its dtype, and that floats
-    are in 0 ... 1.
+    A file's header gives it; only a PNG with EXIF behind the pixels is decoded. An array or a tensor of
+    grey or colours is checked as an image: its dtype, and that floats are in 0 ... 1.
 
     Raises:
         DataError: if it is not an image, naming the file.
     """
-    size, _ = read_size_and_orientation(image)
-    return size
-
-
-def read_size_and_orientation(image: ImageInput) -> tuple[tuple[int, int], int]:
-    """Return (height, width) of an image turned upright, and the EXIF orientation of what is stored.
-
-    Raises:
-        DataError: as :func:`read_image_size`.
-    """
     if not isinstance(image, Tensor):
-        return read_size_of_picture(image)
+        return read_size(image)
     if image.ndim != 3 or image.shape[0] in (1, 3):
         # rejects what is no image; other bands than grey or colours are read by read_channels alone
         _from_tensor(image, bit_depth.FILE_BITS)
-    return (image.shape[-2], image.shape[-1]), UPRIGHT
+    return image.shape[-2], image.shape[-1]
 
 
 def read_stated_orientation(picture: Any) -> int:
     """Return the orientation that the header of a file states.
 
-    It is 1 for images in memory, for files that cannot be read, and for a PNG whose EXIF follows the
-    pixels: nothing is decoded.
+    It is 1 for images in memory, and for files that cannot be read.
     """
     if not isinstance(picture, str | os.PathLike):
         return UPRIGHT
     try:
-        return read_picture(Path(picture), lambda opened, _: stated_orientation(opened))
+        return read_header(picture).orientation
     except DataError:
         return UPRIGHT  # the error is raised where the pixels are read
 
@@ -134,9 +135,8 @@ def _from_file(image: Image.Image, name: str, bits: int | None) -> Tensor:
     All give equal pixels. The operators are not faster for a PNG, where decompression takes most of
     the time.
     """
-    check_file(image, name)
     pixels = _fast_pixels(image)
-    return _rgb_tensor(from_pil(image, name, bits)) if pixels is None else pixels
+    return _rgb_tensor(decode_by_pillow(image, name, bits)) if pixels is None else pixels
 
 
 def _fast_pixels(image: Image.Image) -> Tensor | None:
@@ -197,7 +197,7 @@ def to_unit_values(x: Tensor, name: str, bits: int | None) -> Tensor:
     """Check the values of an image (channels, H, W): uint8 are kept, others become float32 in 0 ... 1.
 
     Raises:
-        DataError: if floats are out of range, 16-bit values do not use it, or the dtype is another.
+        DataError: if values are out of range, or the dtype is another.
     """
     if x.dtype == torch.uint16:
         return torch.from_numpy(bit_depth.scale(x.cpu().numpy(), bits, name))

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-import logging
-import os
-from collections.abc import Sequence
-from pathlib import Path
+import struct
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image
-
-from dinoneck.text import counted, reason_of
+from PIL import ExifTags, Image, ImageOps
 
 Array = np.ndarray[Any, Any]
-logger = logging.getLogger(__name__)
 
 TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -29,27 +22,23 @@ TRANSPOSES = {
 """EXIF orientation -> what turns the pixels upright."""
 UPRIGHT = 1
 """The EXIF orientation of pixels that need no turn."""
-_SAME_SIDES = (2, 3, 4)  # those that leave width and height as they are
 SWAPS_SIDES = (5, 6, 7, 8)
 """Those that exchange width and height."""
 FLIPS_X = (2, 3, 6, 7)
 """Those that flip left and right, after they have exchanged the sides."""
 FLIPS_Y = (3, 4, 7, 8)
 """Those that flip up and down, after they have exchanged the sides."""
-ORIENTED_BY = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
-"""Entries of ``Image.info`` that may hold the orientation."""
+_PNG_SIGNATURE_BYTES = 8
+# texts of PNG files in which Pillow finds an orientation
+_TEXTS_OF_PNG = (b"Raw profile type exif", b"XML:com.adobe.xmp")
 
 
 def read_orientation(image: Image.Image) -> int:
     """Return the EXIF orientation by which the pixels of an image, as Pillow decodes them, are still to be turned.
 
     Pillow turns a TIFF itself while it decodes it, so a TIFF with a tag is decoded here and the
-    result is 1. Its size is that of the upright image from then on. EXIF that cannot be read is
-    ignored, with a warning.
+    result is 1. Its size is that of the upright image from then on.
     """
-    if image.format == "PNG" and "exif" not in image.info:
-        # EXIF may follow the pixels; an error of theirs is not one of EXIF
-        image.load()
     orientation = stated_orientation(image)
     if image.format == "TIFF" and orientation != UPRIGHT:
         # Pillow 11 to 13 scrambles a raw TIFF that it maps by its name
@@ -63,86 +52,48 @@ def stated_orientation(image: Image.Image) -> int:
     """Return the orientation that the EXIF of an image states, 1 ... 8.
 
     Of a TIFF that Pillow has not decoded yet it is that of the stored pixels. EXIF that cannot be
-    read is ignored, with a warning.
+    read is ignored, as picture viewers ignore it.
     """
+    if image.format == "PNG" and "exif" not in image.info and _states_it_behind_pixels(image):
+        # Pillow reads it there; an error of the pixels is not one of EXIF
+        image.load()
     try:
-        # Pillow reads it as it opens a JPEG, and keeps the error for itself
-        Image.Exif().load(image.info.get("exif", b""))
         orientation = image.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
-    except Exception as error:  # damaged EXIF raises many types of errors
-        warn_once(f"{_name_of(image)}: EXIF cannot be read and is ignored ({reason_of(error)})")
+    except Exception:  # damaged EXIF raises many types of errors
         return UPRIGHT
     if isinstance(orientation, int) and orientation in TRANSPOSES:
         return orientation
     return UPRIGHT  # also of damaged tags
 
 
-def tiff_orientation(image: Image.Image) -> int | None:
-    """Return the orientation of a TIFF as it is stored, also once Pillow has turned it; None for other images."""
-    tags = getattr(image, "tag_v2", None)
-    if image.format != "TIFF" or tags is None:
-        return None
-    orientation = tags.get(ExifTags.Base.Orientation, UPRIGHT)
-    return orientation if isinstance(orientation, int) else UPRIGHT
-
-
-def size_hides_turn(size: tuple[int, int], orientation: int) -> bool:
-    """Whether stored and upright pixels differ and have one size, so that no size tells which of them labels fit.
-
-    Args:
-        size: height and width of the image, in pixels.
-        orientation: by EXIF.
-    """
-    height, width = size
-    return orientation in _SAME_SIDES or (orientation in TRANSPOSES and height == width)
-
-
-def hidden_turns(images: Sequence[Path], labels: str) -> str:
-    """Return what to say of images whose turn by EXIF no size tells.
-
-    Args:
-        images: the images, one or more.
-        labels: what they have, such as ``masks``.
-    """
-    return (
-        f"{counted(len(images), 'image')} with {labels} turned or mirrored by the EXIF tag, of the same "
-        f"size before and after, such as {images[0]}: {labels} are read as those of the upright "
-        "image. If they were drawn on the stored pixels, take the tag out of the files"
-    )
-
-
-def turned_otherwise(masks: Sequence[Any]) -> str:
-    """Return what to say of masks that their own EXIF tag turns otherwise than that of their images does them."""
-    return (
-        f"{counted(len(masks), 'mask')} turned or mirrored by the EXIF tag otherwise than their images, "
-        f"such as {masks[0]}: masks are read upright by their own tag. If they fit the images without "
-        "it, take the tag out of the masks"
-    )
-
-
-def _name_of(image: Image.Image) -> str:
-    """The file of an opened image, or the words for one in memory."""
-    for name in (getattr(getattr(image, "fp", None), "name", ""), getattr(image, "filename", "")):
-        if isinstance(name, str | os.PathLike) and str(name):
-            return str(name)
-    return "a PIL image"
-
-
-@functools.lru_cache(maxsize=10_000)
-def warn_once(text: str) -> None:
-    """Warn of a file that is read all the same; it may be read every epoch."""
-    logger.warning("%s", text)
+def _states_it_behind_pixels(image: Image.Image) -> bool:
+    """Whether an opened PNG file has EXIF or XMP behind the pixels, where Pillow has not been yet."""
+    file = getattr(image, "fp", None)
+    if file is None or file.closed:
+        return False
+    position = file.tell()
+    file.seek(_PNG_SIGNATURE_BYTES)
+    is_behind = False
+    is_found = False
+    while not is_found:
+        start = file.read(8)
+        if len(start) < 8:
+            break
+        length, kind = struct.unpack(">I4s", start)
+        begin = file.read(min(length, max(map(len, _TEXTS_OF_PNG))))
+        file.seek(length - len(begin) + 4, 1)  # and the checksum
+        is_behind |= kind == b"IDAT"
+        is_stated = kind == b"eXIf" or begin.startswith(_TEXTS_OF_PNG)
+        is_found = is_behind and is_stated
+    file.seek(position)
+    return is_found
 
 
 def upright(image: Image.Image) -> Image.Image:
     """Return the image turned by its EXIF orientation."""
-    transpose = TRANSPOSES.get(read_orientation(image))
-    if transpose is None:
+    if read_orientation(image) == UPRIGHT:
         return image
-    turned = image.transpose(transpose)
-    for key in ORIENTED_BY:
-        turned.info.pop(key, None)
-    return turned
+    return ImageOps.exif_transpose(image)
 
 
 def turn(pixels: Array, orientation: int) -> Array:

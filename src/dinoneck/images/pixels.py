@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import os
 import struct
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,15 +16,17 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from dinoneck.atomic import open_regular
-from dinoneck.errors import DataError
+from dinoneck.errors import ConfigError, DataError
 from dinoneck.images import bit_depth
 from dinoneck.images.orientation import (
     SWAPS_SIDES,
     UPRIGHT,
     read_orientation,
+    stated_orientation,
     upright,
 )
-from dinoneck.text import reason_of
+from dinoneck.images.storage import Storage, read_bands, read_storage, storage_of
+from dinoneck.text import counted, reason_of
 
 T = TypeVar("T")
 Array = np.ndarray[Any, Any]
@@ -33,7 +35,8 @@ Picture = str | os.PathLike[str] | Image.Image | Array
 
 SHOWN_BYTES = 12  # of the start of a file that is not a picture, in the message about it
 _MOST_THREADS = 8  # by default
-_SUBFILE_TYPE, _BITS, _PHOTOMETRIC = 254, 258, 262  # tags of TIFF
+_PHOTOMETRIC = 262  # tag of TIFF
+_BITS_OF_MODE = {"1": 1, "I": 32, "F": 32}  # other modes have 8, or 16 in their name
 # what Pillow's readers raise on damaged files; AVIF's raises RuntimeError
 DAMAGED = (
     OSError,
@@ -88,6 +91,7 @@ def read_planes(
     image: Picture,
     bits: int | None = None,
     expected: str = "a path, a PIL image or an array (H, W, 3)",
+    bands: Sequence[int] | None = None,
 ) -> Array:
     """Decode one image to (3, H, W) RGB, or (1, H, W) of a grey one, turned upright by its EXIF tag.
 
@@ -95,9 +99,9 @@ def read_planes(
 
     Args:
         image: a path, a PIL image, or an array (H, W, 3), (H, W, 4) or (H, W).
-        bits: how many bits 16-bit images use, 8 ... 16; 16 reads them as they are. None refuses
-            those that use a part of the range.
+        bits: how many bits 16-bit images use, 8 ... 16; None is 16.
         expected: what the caller takes for an image, for messages.
+        bands: as of ``read_pixels``.
 
     Returns:
         uint8 where the image has 8 bits, else float32 in 0 ... 1. Grey files of 8 bits have three
@@ -105,12 +109,19 @@ def read_planes(
 
     Raises:
         DataError: naming the file, if it cannot be read, has other bands than grey or RGB with or
-            without alpha, values are out of range, or 16-bit ones do not use the range.
-        ConfigError: if ``bits`` is out of range.
+            without alpha, or values are out of range.
+        ConfigError: if ``bits`` or ``bands`` is out of range.
+        ImportError: naming the extra, if a file that rasterio reads is read without it.
     """
     bit_depth.check_bits(bits)
+    if bands is not None:
+        return _chosen_planes(image, bits, check_bands(bands))
     if isinstance(image, str | os.PathLike):
-        return read_picture(Path(image), functools.partial(_from_file, bits=bits))
+        path = Path(image)
+        planes = read_by_rasterio(path, bits)
+        if planes is not None:
+            return planes
+        return read_picture(path, lambda opened, name: decode(opened, name, bits))
     if isinstance(image, Image.Image):
         return from_pil(image, "a PIL image", bits)
     if isinstance(image, np.ndarray) and image.dtype.kind in "uif":
@@ -119,25 +130,186 @@ def read_planes(
     raise DataError(f"an image is {received}; expected {expected}")
 
 
-def read_size_and_orientation(image: Picture) -> tuple[tuple[int, int], int]:
-    """Return (height, width) of an image turned upright, and the EXIF orientation of what is stored.
+@dataclass(frozen=True)
+class ImageHeader:
+    """What the header of an image file states.
+
+    Attributes:
+        size: (height, width) of the upright image.
+        format: Pillow's name, such as ``JPEG``.
+        mode: Pillow's, such as ``RGB`` or ``I;16``; of a file that rasterio reads, the number of
+            bands, such as ``5 bands``.
+        bits: of each number as it is stored.
+        orientation: EXIF orientation of the stored pixels, 1 ... 8.
+    """
+
+    size: tuple[int, int]
+    format: str
+    mode: str
+    bits: int
+    orientation: int
+
+    @property
+    def is_turned(self) -> bool:
+        """Whether EXIF turns the stored pixels."""
+        return self.orientation != UPRIGHT
+
+
+def read_header(path: str | os.PathLike[str]) -> ImageHeader:
+    """Return what the header of an image file states; of a PNG with EXIF behind the pixels, these are decoded.
+
+    Raises:
+        DataError: if it is not an image, naming the file.
+    """
+    path = Path(path)
+    storage = _storage(path)
+    if storage is None or storage.is_shown_right:
+        return read_picture(path, lambda opened, _: _header_of(opened, storage))
+    orientation = storage.orientation
+    image_format = "TIFF"
+    if storage.driver == "PNG":
+        orientation = read_picture(path, lambda opened, _: stated_orientation(opened))
+        image_format = "PNG"
+    return ImageHeader(
+        size=_upright_size(storage.size, orientation),
+        format=image_format,
+        mode=counted(storage.bands, "band"),
+        bits=storage.bits,
+        orientation=orientation,
+    )
+
+
+def _header_of(image: Image.Image, storage: Storage | None) -> ImageHeader:
+    """The header of an opened image."""
+    # of a TIFF Pillow may state the turned size before it turns the pixels
+    stored_size = (image.height, image.width) if storage is None else storage.size
+    orientation = stated_orientation(image)
+    bits = 16 if "16" in image.mode else _BITS_OF_MODE.get(image.mode, 8)
+    return ImageHeader(
+        size=_upright_size(stored_size, orientation),
+        format=image.format or "",
+        mode=image.mode,
+        bits=bits if storage is None else storage.bits,
+        orientation=orientation,
+    )
+
+
+def _upright_size(stored_size: tuple[int, int], orientation: int) -> tuple[int, int]:
+    height, width = stored_size
+    return (width, height) if orientation in SWAPS_SIDES else (height, width)
+
+
+def read_size(image: Picture) -> tuple[int, int]:
+    """Return (height, width) of an image turned upright.
 
     Raises:
         DataError: as :func:`dinoneck.data.read_image_size`.
     """
     if isinstance(image, str | os.PathLike):
-        return read_picture(Path(image), lambda opened, _: read_size_and_orientation(opened))
+        return read_header(image).size
     if isinstance(image, Image.Image):
         orientation = read_orientation(image)
-        size = (image.height, image.width)
-        if orientation in SWAPS_SIDES:
-            size = (image.width, image.height)
-        return size, orientation
+        return _upright_size((image.height, image.width), orientation)
     if isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[-1] not in (1, 3, 4):
         # of other bands than grey or colours, which read_planes rejects
-        return (image.shape[0], image.shape[1]), UPRIGHT
-    height, width = read_planes(image, bits=bit_depth.FILE_BITS).shape[-2:]
-    return (height, width), UPRIGHT
+        return image.shape[0], image.shape[1]
+    height, width = read_planes(image).shape[-2:]
+    return height, width
+
+
+# Files that rasterio reads, and bands that are chosen
+# ----------------------------------------------------------------------------------------------------
+
+
+def _storage(path: Path, noun: str = "image") -> Storage | None:
+    """How a file stores its pixels; None of other formats than TIFF and PNG."""
+    try:
+        return read_storage(path)
+    except FileNotFoundError:
+        raise DataError(f"there is no {noun} {path}; check the folder and the file name") from None
+    except OSError as error:
+        raise DataError(f"{noun} {path} cannot be read: {reason_of(error)}") from error
+
+
+def read_by_rasterio(path: Path, bits: int | None) -> Array | None:
+    """Decode a TIFF or PNG file of which Pillow would change numbers; None for other files.
+
+    Raises:
+        DataError: if it has other bands than grey or RGB, with alpha or without.
+        ImportError: naming the extra, without rasterio.
+    """
+    storage = _storage(path)
+    if storage is None or storage.is_shown_right:
+        return None
+    if storage.is_converted:
+        raise DataError(
+            f"{path} stores other colours than grey or RGB in a form that Pillow does not read; save it "
+            "as RGB"
+        )
+    colours = storage.bands - storage.has_alpha
+    if colours not in (1, 3):
+        raise DataError(
+            f"{path} has {counted(storage.bands, 'band')}, and does not say that the last is alpha; "
+            "expected grey or RGB: state the bands to use, such as bands=(1, 2, 3), or write a file of them"
+        )
+    return _unit_bands(read_all_bands(path, storage)[:colours], storage, str(path), bits)
+
+
+def read_all_bands(path: Path, storage: Storage) -> Array:
+    """Return all bands (K, H, W) of a TIFF or PNG file as they are stored, upright, by rasterio."""
+    orientation = None
+    if storage.driver == "PNG":
+        orientation = read_picture(path, lambda opened, _: stated_orientation(opened))
+    return read_bands(path, storage, "image", orientation)
+
+
+def _unit_bands(values: Array, storage: Storage, name: str, bits: int | None) -> Array:
+    """The numbers of a file as pixels; a file of 9 to 15 bits states its range."""
+    if values.dtype == np.uint16 and storage.bits < bit_depth.FILE_BITS:
+        bits = min(bits or bit_depth.FILE_BITS, storage.bits)
+    return to_unit_array(np.ascontiguousarray(values), name, bits)
+
+
+def check_bands(bands: Sequence[int]) -> tuple[int, ...]:
+    """Check the bands that are chosen of an image, counted from 1.
+
+    Raises:
+        ConfigError: if they are not whole numbers above 0, or other than one or three.
+    """
+    chosen = tuple(bands)
+    are_whole = all(isinstance(band, int) and band > 0 for band in chosen)
+    if not are_whole or len(chosen) not in (1, 3):
+        raise ConfigError(
+            f"bands is {bands!r}; expected one number or three, counted from 1, such as (4, 3, 2)"
+        )
+    return chosen
+
+
+def _chosen_planes(image: Picture, bits: int | None, bands: tuple[int, ...]) -> Array:
+    """The chosen bands of a TIFF or PNG file, or of an array (H, W, K)."""
+    if isinstance(image, np.ndarray) and image.ndim == 3:
+        values = np.moveaxis(native_array(image, "an image"), -1, 0)
+        chosen = _choose(values, bands, "an image")
+        return to_unit_array(np.ascontiguousarray(chosen), "an image", bits)
+    storage = _storage(Path(image)) if isinstance(image, str | os.PathLike) else None
+    if storage is None:
+        name = str(image) if isinstance(image, str | os.PathLike) else "an image"
+        raise DataError(
+            f"{name} is no TIFF or PNG file and no array (H, W, K), of which bands={bands} can be taken"
+        )
+    path = Path(image)  # type: ignore[arg-type] # a path, see above
+    chosen = _choose(read_all_bands(path, storage), bands, str(path))
+    return _unit_bands(chosen, storage, str(path), bits)
+
+
+def _choose(values: Array, bands: tuple[int, ...], name: str) -> Array:
+    if max(bands) > len(values):
+        raise DataError(f"{name} has {counted(len(values), 'band')}, and bands is {bands}")
+    return values[[band - 1 for band in bands]]
+
+
+# Pictures that Pillow reads
+# ----------------------------------------------------------------------------------------------------
 
 
 def read_picture(
@@ -189,47 +361,43 @@ def _not_a_picture(path: Path, noun: str, formats: str) -> str:
     )
 
 
-def _from_file(image: Image.Image, name: str, bits: int | None) -> Array:
-    """Decode an opened file by Pillow."""
-    check_file(image, name)
-    return from_pil(image, name, bits)
-
-
-def check_file(image: Image.Image, name: str) -> None:
-    """Reject the pages of a TIFF, of which Pillow reads the first.
+def from_pil(image: Image.Image, name: str, bits: int | None) -> Array:
+    """Decode an image of Pillow to (3, H, W), or (1, H, W) of 16-bit grey; see :func:`read_planes`.
 
     Raises:
-        DataError: naming the file.
+        DataError: if it is an opened file of which Pillow would change numbers.
     """
-    num_pages = getattr(image, "n_frames", 1)
-    if image.format == "TIFF" and num_pages > 1 and not _are_overviews(image):
-        raise DataError(f"{name} has {num_pages} pages; expected one: save each as a file")
+    storage = _storage_of_opened(image, name)
+    if storage is not None and not storage.is_shown_right:
+        raise DataError(
+            f"{name} has {counted(storage.bands, 'band')} of {storage.bits} bits in a form that "
+            "Pillow does not give unchanged; pass its path, or an array"
+        )
+    return decode(image, name, bits)
 
 
-def _are_overviews(image: Any) -> bool:
-    """Whether all further pages of a TIFF are smaller copies of the first one."""
-    kinds = []
-    for page in range(1, image.n_frames):
-        image.seek(page)
-        kinds.append(image.tag_v2.get(_SUBFILE_TYPE, 0) & 1)
-    image.seek(0)
-    return all(kinds)
+def _storage_of_opened(image: Image.Image, name: str) -> Storage | None:
+    """How the file of an opened picture stores its pixels; None once it is decoded."""
+    file = getattr(image, "fp", None)
+    if file is None or file.closed or image.format not in ("TIFF", "PNG"):
+        return None
+    position = file.tell()
+    storage = storage_of(file, name)
+    file.seek(position)
+    return storage
 
 
-def from_pil(image: Image.Image, name: str, bits: int | None) -> Array:
-    """Decode an image of Pillow to (3, H, W), or (1, H, W) of 16-bit grey; see :func:`read_planes`."""
-    is_inverted = image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0  # type: ignore[attr-defined]
-    if image.format == "TIFF" and len(image.tag_v2.get(_BITS, (8,))) > 4:  # type: ignore[attr-defined]
-        raise DataError(f"{name} has more than four bands; expected grey or RGB (see channels)")
+def decode(image: Image.Image, name: str, bits: int | None) -> Array:
+    """Decode an image of Pillow whose file :class:`Storage` allows it; see :func:`from_pil`."""
+    is_negative = image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0  # type: ignore[attr-defined]
     image = upright(image)
     if image.mode.startswith("I;16"):
         values = np.array(image, np.uint16)[None]
-        return bit_depth.scale(values, bits, name, white_is_zero=is_inverted)
-    if image.mode in ("I", "F"):
-        raise DataError(
-            f"{name} holds 32-bit numbers (mode {image.mode!r}); expected unsigned integers of 8 or 16 "
-            "bits: bring them to 0 ... 1 and pass an array of floats"
-        )
+        return bit_depth.scale(values, bits, name, white_is_zero=is_negative)
+    if image.mode == "F":
+        return to_unit_array(np.array(image)[None], name, bits)
+    if image.mode == "I":
+        raise DataError(unfit_dtype("int32", name))
     return _rgb(image)
 
 
@@ -280,7 +448,7 @@ def to_unit_array(values: Array, name: str, bits: int | None) -> Array:
     """Check the values of an image (channels, H, W): uint8 are kept, others become float32 in 0 ... 1.
 
     Raises:
-        DataError: if floats are out of range, 16-bit values do not use it, or the dtype is another.
+        DataError: if values are out of range, or the dtype is another.
     """
     if values.dtype == np.uint16:
         return bit_depth.scale(values, bits, name)

@@ -1,31 +1,37 @@
 """Label files: the numbers that a raster stores, and the pixels that it marks as unlabelled.
 
-TIFF files are read by tifffile, which gives the numbers of all bands as they are stored; others by
-Pillow. Unlabelled are NaN, GDAL's nodata tag, alpha 0 and masked values.
+PNG, TIFF, BMP and GIF files are read by Pillow where it gives the numbers as they are stored
+(:mod:`dinoneck.images.storage`), other PNG and TIFF files by rasterio, ``.npy`` files by NumPy.
+Unlabelled are NaN, GDAL's nodata tag, alpha 0 and masked values.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
+from dinoneck.atomic import open_regular
 from dinoneck.errors import DataError
 from dinoneck.images.decoding import as_list
-from dinoneck.images.orientation import turn, upright
+from dinoneck.images.orientation import stated_orientation, upright
 from dinoneck.images.pixels import read_picture
+from dinoneck.images.storage import Storage, read_bands, read_storage, storage_of
 from dinoneck.text import reason_of
 
 Raw = np.ndarray[Any, Any]
 Colour = tuple[int, ...]
-TIFF = (".tif", ".tiff")
+_FORMATS = ("PNG", "TIFF", "BMP", "GIF")
+_MODES = ("1", "L", "P", "LA", "PA", "RGB", "RGBA", "I;16", "I;16L", "I;16B", "I", "F")
 _WITH_ALPHA = ("LA", "PA", "RGBA")
+_WITH_PALETTE = ("P", "PA")
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +68,7 @@ class LabelRaster:
             numbers.append(self.nodata)
         marked = np.zeros(self.values.shape[:2], bool)
         for number in numbers:
-            marked |= (self.values == self.values.dtype.type(number)).any(axis=2)
+            marked |= (self.values == float(number)).any(axis=2)
         if self.values.dtype.kind == "f":
             marked |= np.isnan(self.values).any(axis=2)
         if self.is_hidden is not None:
@@ -93,11 +99,19 @@ def read_labels(
 
 
 def read_label(label: Any, size: Sequence[int] | None = None, number: int = 0) -> LabelRaster:
-    """Read one label; ``number`` is its place among others, for messages."""
+    """Read one label.
+
+    Args:
+        label: a path, a PIL image, or numbers (H, W) or (H, W, K).
+        size: (height, width) in pixels of the upright image; None compares nothing.
+        number: of the label among others, for messages.
+
+    Raises:
+        DataError: as :func:`read_labels`.
+        ImportError: naming the extra, if a file that rasterio reads is read without it.
+    """
     if isinstance(label, str | os.PathLike):
-        path = Path(label)
-        is_tiff = path.suffix.lower() in TIFF
-        raster = _from_tiff(path) if is_tiff else read_picture(path, _from_pil, "label")
+        raster = _read_file(Path(label))
     elif isinstance(label, Image.Image):
         raster = _from_pil(label, f"label {number} (a PIL image)")
     elif isinstance(label, np.ndarray | Tensor):
@@ -109,9 +123,7 @@ def read_label(label: Any, size: Sequence[int] | None = None, number: int = 0) -
         )
     height, width = raster.values.shape[:2]
     if size is not None and (height, width) != tuple(size):
-        turned = (
-            ": was it drawn before EXIF turned the image?" if (width, height) == (*size,) else ""
-        )
+        turned = ": turn it as EXIF turns the image" if (width, height) == (*size,) else ""
         raise DataError(
             f"{raster.name} is {height}x{width} px (height x width), its image is "
             f"{size[0]}x{size[1]} px; a label has the size of its upright image{turned}"
@@ -119,69 +131,163 @@ def read_label(label: Any, size: Sequence[int] | None = None, number: int = 0) -
     return raster
 
 
+def _read_file(path: Path) -> LabelRaster:
+    if path.suffix.lower() == ".npy":
+        return _from_npy(path)
+    try:
+        storage = read_storage(path)
+    except FileNotFoundError:
+        raise DataError(f"there is no label {path}; check the folder and the file name") from None
+    except OSError as error:
+        raise DataError(f"label {path} cannot be read: {reason_of(error)}") from error
+    if storage is None:
+        return read_picture(path, _from_pil, "label", formats="PNG or TIFF")
+    _check_keeps_numbers(storage, str(path))
+    if storage.has_exact_numbers:
+        raster = read_picture(path, _numbers_of, "label")
+    else:
+        raster = _from_rasterio(path, storage)
+    return replace(raster, nodata=_nodata_of(storage, str(path)))
+
+
+def _from_npy(path: Path) -> LabelRaster:
+    try:
+        with open_regular(path) as file:
+            array = np.load(file, allow_pickle=False)  # noqa: TID251
+    except FileNotFoundError:
+        raise DataError(f"there is no label {path}; check the folder and the file name") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(
+            f"label {path} cannot be read: {reason_of(error)}; expected one array of numbers, as "
+            "np.save writes it"
+        ) from error
+    return _from_array(array, str(path))
+
+
 def _from_array(label: Any, name: str) -> LabelRaster:
-    array = label.detach().cpu().numpy() if isinstance(label, Tensor) else label
+    array = _array_of(label) if isinstance(label, Tensor) else label
     if array.ndim not in (2, 3) or not array.size or array.dtype.kind not in "buif":
         raise DataError(
             f"{name} has shape {array.shape} and dtype {array.dtype}; expected numbers (H, W) or "
             "(H, W, K)"
         )
-    is_hidden = None
+    is_hidden: Raw | None = None
     if np.ma.is_masked(array):
-        is_hidden = np.ma.getmaskarray(array).reshape(*array.shape[:2], -1).any(axis=2)
-    return LabelRaster(name, np.asarray(array).reshape(*array.shape[:2], -1), is_hidden)
+        masks = np.ma.getmaskarray(array).reshape(*array.shape[:2], -1)
+        is_hidden = np.asarray(masks.any(axis=2))
+    return LabelRaster(name, _native(np.asarray(array)), is_hidden)
+
+
+def _array_of(tensor: Tensor) -> Raw:
+    tensor = tensor.detach().cpu()
+    if tensor.dtype == torch.bfloat16:  # NumPy has no such floats
+        tensor = tensor.float()
+    return tensor.numpy()
+
+
+def _native(values: Raw) -> Raw:
+    """Numbers (H, W, K) in the byte order of the machine."""
+    values = values.astype(values.dtype.newbyteorder("="), copy=False)
+    return values.reshape(*values.shape[:2], -1)
+
+
+# Pictures
+# ----------------------------------------------------------------------------------------------------
 
 
 def _from_pil(image: Image.Image, name: str) -> LabelRaster:
+    """The numbers of a picture of Pillow; those of an opened file are to be as they are stored."""
+    file = getattr(image, "fp", None)
+    storage = None
+    if file is not None and not file.closed and image.format in ("PNG", "TIFF"):
+        position = file.tell()
+        storage = storage_of(file, name)
+        file.seek(position)
+    if storage is None:
+        return _numbers_of(image, name)
+    _check_keeps_numbers(storage, name)
+    if not storage.has_exact_numbers:
+        raise DataError(
+            f"{name} is stored in a form of which Pillow would change the numbers; pass its path, or "
+            "an array (H, W) or (H, W, K)"
+        )
+    return replace(_numbers_of(image, name), nodata=_nodata_of(storage, name))
+
+
+def _numbers_of(image: Image.Image, name: str) -> LabelRaster:
+    if image.format not in (None, *_FORMATS):
+        raise DataError(
+            f"{name} is a {image.format} picture; labels are PNG, TIFF, BMP, GIF or .npy files, which "
+            "keep every number"
+        )
+    if image.mode not in _MODES:
+        raise DataError(
+            f"{name} is of the mode {image.mode!r}; expected one of {', '.join(_MODES)}: its bands "
+            "are no numbers of a label"
+        )
+    num_frames = 1 if image.format == "TIFF" else getattr(image, "n_frames", 1)
+    if num_frames > 1:
+        raise DataError(f"{name} has {num_frames} frames; expected one: save it as a file")
     palette = _palette_of(image)
-    has_alpha = image.mode in _WITH_ALPHA
-    values = np.asarray(upright(image))
-    values = values.reshape(*values.shape[:2], -1)
+    transparent = image.info.get("transparency")
+    values = _native(np.asarray(upright(image)))
     if values.dtype.kind == "b":
         values = values.astype(np.uint8)
     is_hidden = None
-    if has_alpha:
+    if image.mode in _WITH_ALPHA:
         is_hidden = _hidden_by(values[..., -1], name)
         values = values[..., :-1]
+    elif transparent is not None and palette is None:
+        colour = np.asarray(transparent)  # of a PNG: one number, or red, green and blue
+        is_hidden = (values == colour).all(axis=2)
     return LabelRaster(name, values, is_hidden, palette=palette)
 
 
-def _from_tiff(path: Path) -> LabelRaster:
-    import tifffile
+def _palette_of(image: Image.Image) -> dict[int, Colour] | None:
+    if image.mode not in _WITH_PALETTE:
+        return None
+    numbers = image.getpalette("RGB") or []
+    return {i: tuple(numbers[3 * i : 3 * i + 3]) for i in range(len(numbers) // 3)}
 
-    if not path.is_file():
-        raise DataError(f"there is no label {path}; check the folder and the file name")
-    try:
-        with tifffile.TiffFile(path) as file:
-            pages = [page for page in file.pages if not page.is_reduced]
-            page = pages[0]
-            values = page.asarray()
-            axes = page.axes
-            extras = page.extrasamples
-            nodata = page.nodata if "GDAL_NODATA" in page.tags else None
-            colours = page.colormap
-            orientation = int(page.tags.valueof("Orientation") or 1)
-            is_inverted = page.photometric == tifffile.PHOTOMETRIC.MINISWHITE
-    except (OSError, ValueError, tifffile.TiffFileError) as error:
+
+# Files that rasterio reads, and what their headers state
+# ----------------------------------------------------------------------------------------------------
+
+
+def _from_rasterio(path: Path, storage: Storage) -> LabelRaster:
+    orientation = None
+    if storage.driver == "PNG":
+        orientation = read_picture(path, lambda opened, _: stated_orientation(opened), "label")
+    bands = read_bands(path, storage, "label", orientation)
+    values = np.ascontiguousarray(bands.transpose(1, 2, 0))
+    if not storage.has_alpha:
+        return LabelRaster(str(path), values)
+    return LabelRaster(str(path), values[..., :-1], _hidden_by(values[..., -1], str(path)))
+
+
+def _check_keeps_numbers(storage: Storage, name: str) -> None:
+    if storage.is_lossy:
         raise DataError(
-            f"label {path} cannot be decoded: {reason_of(error)}; replace it"
-        ) from error
-    if len(pages) > 1:
-        raise DataError(f"{path} has {len(pages)} pages; expected one: pass an array")
-    if is_inverted and values.dtype.kind == "u":
-        values = np.iinfo(values.dtype).max - values
-    if axes.startswith("S"):  # band after band
-        values = np.moveaxis(values, 0, -1)
-    values = turn(values.reshape(*values.shape[:2], -1).transpose(2, 0, 1), orientation)
-    values = np.ascontiguousarray(values.transpose(1, 2, 0))
-    is_hidden = None
-    if extras and int(extras[-1]) in (1, 2):  # alpha, premultiplied or not
-        is_hidden = _hidden_by(values[..., -1], str(path))
-        values = values[..., :-1]
-    palette = None
-    if colours is not None:
-        palette = {index: (*map(int, colour),) for index, colour in enumerate(colours.T >> 8)}
-    return LabelRaster(str(path), values, is_hidden, nodata, palette)
+            f"{name} is a TIFF compressed as a photo, which changes numbers; expected LZW, Deflate or "
+            "none"
+        )
+    if storage.is_converted:
+        raise DataError(
+            f"{name} is a TIFF of converted colours, such as CMYK; expected numbers, a palette or RGB"
+        )
+
+
+def _nodata_of(storage: Storage, name: str) -> float | None:
+    """The number of the tag GDAL_NODATA; None = there is none, or it is NaN."""
+    if not storage.nodata:
+        return None
+    try:
+        number = float(storage.nodata)
+    except ValueError:
+        raise DataError(
+            f"{name}: the tag GDAL_NODATA is {storage.nodata!r}; expected one number"
+        ) from None
+    return None if np.isnan(number) else number
 
 
 def _hidden_by(alpha: Raw, name: str) -> Raw | None:
@@ -194,10 +300,3 @@ def _hidden_by(alpha: Raw, name: str) -> Raw | None:
             f"(no label) or {opaque}: save it without alpha"
         )
     return alpha == 0 if (alpha == 0).any() else None
-
-
-def _palette_of(image: Image.Image) -> dict[int, Colour] | None:
-    if image.mode not in ("P", "PA"):
-        return None
-    numbers = image.getpalette("RGB") or []
-    return {i: tuple(numbers[3 * i : 3 * i + 3]) for i in range(len(numbers) // 3)}

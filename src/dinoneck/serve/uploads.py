@@ -23,7 +23,6 @@ from torch import Tensor
 from dinoneck.errors import DataError
 from dinoneck.grid import patch_pair
 from dinoneck.images.decoding import read_pixels
-from dinoneck.images.pixels import check_file as check_pages
 from dinoneck.images.recipe import ImageRecipe, Size
 from dinoneck.serve.refusal import Refusal
 from dinoneck.serve.settings import Settings
@@ -225,7 +224,6 @@ def decode(image: Image.Image, upload: UploadFile, bits: int | None) -> Tensor:
     """
     name = f"{quoted(upload.filename)} ({upload.size} bytes)"
     try:
-        check_pages(image, "the file")
         return read_pixels(image, bits)
     except DataError:  # the worker names the image
         raise

@@ -7,16 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from dinoneck.images.orientation import stated_orientation
-from dinoneck.images.pixels import read_picture
+from dinoneck.images.storage import read_storage
 
 logger = logging.getLogger(__name__)
-
-# tags of TIFF files that place pixels on the ground: ModelPixelScale, ModelTiepoint,
-# ModelTransformation, GeoKeyDirectory (OGC GeoTIFF 1.1) and RPCCoefficient (of NITF and GDAL)
-_POSITION_TAGS = (33550, 33922, 34264, 34735, 50844)
 
 
 @dataclass(frozen=True)
@@ -42,10 +35,8 @@ class GeoReference:
 
 def read_geo_reference(image: Path) -> GeoReference | None:
     """Return where the pixels of a GeoTIFF lie; None for other images, and with a warning without rasterio."""
-    if image.suffix.lower() not in (".tif", ".tiff"):
-        return None
-    is_placed, orientation = read_picture(image, _position_tags)
-    if not is_placed:
+    storage = read_storage(image)
+    if storage is None or not storage.has_position:
         return None
     try:
         import rasterio
@@ -59,16 +50,9 @@ def read_geo_reference(image: Path) -> GeoReference | None:
         control_points, crs_of_points = file.gcps
         return GeoReference(
             size=(file.height, file.width),
-            orientation=orientation,
+            orientation=storage.orientation,
             crs=crs_of_points if control_points else file.crs,
             transform=None if file.transform.is_identity else file.transform,
             control_points=control_points,
             rpcs=file.rpcs,
         )
-
-
-def _position_tags(picture: Image.Image, _: str) -> tuple[bool, int]:
-    """Whether a picture has tags of a position, and its orientation; Pillow has not decoded it yet."""
-    tags = getattr(picture, "tag_v2", ())
-    is_placed = any(tag in tags for tag in _POSITION_TAGS)
-    return is_placed, stated_orientation(picture)

@@ -15,6 +15,7 @@ from PIL import Image, TiffImagePlugin
 
 from dinoneck.atomic import write_whole
 from dinoneck.errors import ConfigError
+from dinoneck.extras import missing_extra
 from dinoneck.images.orientation import turn_back, turn_vectors_back
 from dinoneck.images.recipe import ImageRecipe
 from dinoneck.runtime.maps import UNSEEN, at_image_size
@@ -780,9 +781,9 @@ def _aggregate(plane: Array, task: TaskFacts) -> str | None:
 
 
 def _encoded(stored: Array, palette: bytes | None, as_png: bool, aggregate: str | None) -> bytes:
-    """The bytes of a PNG, or of a TIFF with the tag of GDAL that states the aggregate."""
+    """The bytes of a PNG, or of a TIFF with the tag of GDAL that states the aggregate; vectors are a GeoTIFF."""
     if stored.ndim == 3:
-        return _encode_vectors(stored)
+        return _geotiff(stored, None, aggregate)
     picture = Image.fromarray(stored)
     if palette is not None:
         picture.putpalette(palette)
@@ -806,9 +807,16 @@ def _turned_back(upright: Array, orientation: int) -> Array:
     return plane
 
 
-def _geotiff(stored: Array, reference: GeoReference, aggregate: str | None) -> bytes:
-    """The bytes of a GeoTIFF of a map, with the tag of GDAL that states the aggregate."""
-    import rasterio
+def _geotiff(stored: Array, reference: GeoReference | None, aggregate: str | None) -> bytes:
+    """The bytes of a GeoTIFF of a map, with the tag of GDAL that states the aggregate.
+
+    Raises:
+        ImportError: naming the extra, without rasterio.
+    """
+    try:
+        import rasterio
+    except ImportError as error:
+        raise missing_extra("rasterio", "geo") from error
 
     bands = stored if stored.ndim == 3 else stored[None]
     options: dict[str, Any] = {
@@ -818,30 +826,20 @@ def _geotiff(stored: Array, reference: GeoReference, aggregate: str | None) -> b
         "dtype": stored.dtype.name,
         "nodata": np.nan if stored.dtype.kind == "f" else np.iinfo(stored.dtype).max,
         "compress": "deflate",
-        "crs": reference.crs,
     }
-    if reference.control_points:
-        options["gcps"] = reference.control_points
-    elif reference.transform is not None:
-        options["transform"] = reference.transform
+    if reference is not None:
+        options["crs"] = reference.crs
+        if reference.control_points:
+            options["gcps"] = reference.control_points
+        elif reference.transform is not None:
+            options["transform"] = reference.transform
     with rasterio.MemoryFile() as memory, warnings.catch_warnings():
         # a new file has no RPCs yet
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         with memory.open(driver="GTiff", **options) as file:
-            if reference.rpcs is not None:
+            if reference is not None and reference.rpcs is not None:
                 file.rpcs = reference.rpcs
             file.write(bands)
             if aggregate is not None:
                 file.update_tags(1, **{AGGREGATE_TAG: aggregate})
         return bytes(memory.read())
-
-
-def _encode_vectors(vectors: Any) -> bytes:
-    """The bytes of a TIFF of three bands of 32-bit floats (3, H, W), interleaved."""
-    import io
-
-    import tifffile
-
-    file = io.BytesIO()
-    tifffile.imwrite(file, vectors.transpose(1, 2, 0), photometric="rgb", compression="deflate")
-    return file.getvalue()

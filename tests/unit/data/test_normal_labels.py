@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from dinoneck.images.vector_tiffs import encode_vectors
 from PIL import Image
-from tests.unit.data.test_bit_depth import write_colours
 from tests.unit.data.tiff_files import DEFLATE, LONG, tiff
+from tests.unit.images.test_storage import write_colours
 
 from dinoneck.data import Preprocessing
 from dinoneck.data.normals import NormalLabels
 from dinoneck.errors import DataError
-from dinoneck.images.vector_tiffs import encode_vectors
 
 ORIENTATION = 0x0112
 STRIP_OFFSETS, STRIP_BYTES = 273, 279

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, PngImagePlugin
-from tests.unit.data.test_labels import png
 from tests.unit.test_orientation import FORMS, HEIGHT, ORIENTATIONS, WIDTH, scene, write
 
 from dinoneck import DataError
@@ -152,16 +151,6 @@ def test_deep_files_keep_their_range(suffix: str, road: list[str], tmp_path: Pat
     deep(0, 65535).save(file)
     expected = np.asarray(deep(0, 65535)).astype(np.float32) / 65535
     assert np.array_equal(read_pixels(file), np.repeat(expected[None], 3, axis=0))
-    deep(0, 4095).save(file)
-    with pytest.raises(DataError, match=rf"a\.{suffix} holds 16-bit values of at most 4095"):
-        read_pixels(file)
-
-
-def test_sixteen_bit_colours_keep_the_high_byte(road: list[str], tmp_path: Path) -> None:
-    colours = np.random.RandomState(0).randint(0, 65536, (5, 7, 3)).astype(">u2")
-    # Pillow cannot write it
-    (tmp_path / "a.png").write_bytes(png(16, 2, [row.tobytes() for row in colours], 7))
-    assert np.array_equal(read_pixels(tmp_path / "a.png").permute(1, 2, 0), colours >> 8)
 
 
 @pytest.mark.parametrize(
