@@ -240,7 +240,7 @@ def roboflow(root: Path) -> None:
     for part, name in (("train", "0_jpg.rf.a1.jpg"), ("valid", "1_jpg.rf.b2.jpg")):
         yolo_images(root, f"export/{part}/images", [name])
         label = name.removesuffix(".jpg") + ".txt"
-        polygon = "1 0.25 0.25 0.75 0.25 0.75 0.75 0.25 0.75"
+        polygon = "1 0.5 0.5 1 0.5 1 1 0.5 1"
         write_text(root / f"export/{part}/labels" / label, f"0 0.5 0.5 0.5 0.5\n{polygon}\n")
     text = "train: ../train/images\nval: ../valid/images\ntest: ../test/images\n\n"
     text += "nc: 2\nnames: ['cat', 'dog']\n\nroboflow:\n  workspace: pets\n  version: 1\n"
@@ -655,7 +655,7 @@ CASES = [
         "yolo: data.yaml of Roboflow, ../train/images, a box and a polygon",
         roboflow,
         lambda root: readers.boxes(root, "export/data.yaml")["boxes"],
-        [[["cat", 10.0, 5.0, 30.0, 15.0], ["dog", 10.0, 5.0, 30.0, 15.0]]],
+        [[["cat", 10.0, 5.0, 30.0, 15.0], ["dog", 20.0, 10.0, 40.0, 20.0]]],
         since="0.5",
     ),
     Case(

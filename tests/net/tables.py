@@ -168,7 +168,7 @@ FORMS += [
         partial(write, ";", "utf-8", ("1,5", "20.25", "300")),
         mass,
         DataError,
-        names=("1,5", "20.25"),
+        names=("1,5",),
     ),
     Case(
         "csv: quoted cells with commas and quotes",
