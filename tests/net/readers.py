@@ -94,6 +94,42 @@ def training(root: Path, data: Mapping[str, Any], **groups: Any) -> Reading:
     Texts of ``data`` that begin with ``./`` are relative to ``root``. The targets of masks are those
     of the patches, (K, rows, cols) of each image, None where nothing is known.
     """
+    _, images, problem = data_of_a_run(root, data, **groups)
+    return _learned(images, problem)
+
+
+def _learned(images: Any, problem: Any) -> Reading:
+    reading: Reading = {"ids": plain(images.ids)}
+    if images.folds is not None:
+        reading["folds"] = plain(images.folds)
+    if images.held_out is not None:
+        reading["held out"] = images.held_out
+    if images.has_groups:
+        reading["groups"] = plain(images.groups)
+    for task in problem.tasks:
+        reading[f"kind of {task.name}"] = task.kind
+        if task.kind != "regression":
+            reading[f"classes of {task.name}"] = [str(label) for label in task.labels]
+        reading[task.name] = plain(np.asarray(problem.targets[task.name], np.float64))
+    return reading
+
+
+def folds(root: Path, data: Mapping[str, Any], **groups: Any) -> Reading:
+    """Read the same, with the rows that each fold holds out and the weights of what is known."""
+    from dinoneck.training.folds import folds_of
+
+    config, images, problem = data_of_a_run(root, data, **groups)
+    reading = _learned(images, problem)
+    reading["held out rows"] = [plain(fold.valid) for fold in folds_of(config, images)]
+    reading["weights of pixels"] = {
+        name: plain(np.asarray(weight, np.float64)) for name, weight in problem.weights.items()
+    }
+    reading["weights of targets"] = plain(dict(config.data.target_weights))
+    return reading
+
+
+def data_of_a_run(root: Path, data: Mapping[str, Any], **groups: Any) -> tuple[Any, Any, Any]:
+    """Read the config, the table and the targets of a run, as it does before the first image."""
     from dinoneck.data import Preprocessing
     from dinoneck.training import TrainConfig
     from dinoneck.training.data_folder import of_data_folder
@@ -109,20 +145,8 @@ def training(root: Path, data: Mapping[str, Any], **groups: Any) -> Reading:
     )
     config, folder = of_data_folder(config)
     images = table_of(config, None, folder)
-    problem = read_problem(config, images, Preprocessing(patch_size=PATCH, resize="keep"))
-    reading: Reading = {"ids": plain(images.ids)}
-    if images.folds is not None:
-        reading["folds"] = plain(images.folds)
-    if images.held_out is not None:
-        reading["held out"] = images.held_out
-    if images.has_groups:
-        reading["groups"] = plain(images.groups)
-    for task in problem.tasks:
-        reading[f"kind of {task.name}"] = task.kind
-        if task.kind != "regression":
-            reading[f"classes of {task.name}"] = [str(label) for label in task.labels]
-        reading[task.name] = plain(np.asarray(problem.targets[task.name], np.float64))
-    return reading
+    preprocess = Preprocessing(patch_size=PATCH, resize="keep")
+    return config, images, read_problem(config, images, preprocess)
 
 
 def _below(root: Path, value: Any) -> Any:
