@@ -219,7 +219,9 @@ def reading_of(root: Path, seed: int) -> Any:
         reading = drawn.read(root)
     except Exception as error:
         reading = {"error": f"{type(error).__name__}: {error}".replace(str(root), "")}
-    return json.loads(json.dumps({"kind": drawn.kind, "feature": drawn.feature, "reading": reading}))
+    return json.loads(
+        json.dumps({"kind": drawn.kind, "feature": drawn.feature, "reading": reading})
+    )
 
 
 def main(first: int, last: int) -> None:

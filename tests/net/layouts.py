@@ -75,7 +75,9 @@ def insects(root: Path) -> None:
 
 def eye_folders(root: Path) -> None:
     for grade in "04123":
-        write_images(root / "gaussian_filtered_images" / grade, [f"0{grade}a.png", f"1{grade}b.png"])
+        write_images(
+            root / "gaussian_filtered_images" / grade, [f"0{grade}a.png", f"1{grade}b.png"]
+        )
 
 
 # Tables
@@ -470,9 +472,7 @@ CASES = [
     Case(
         "cells: images/ and masks/ of 0 and 255, found by their names",
         cells,
-        lambda root: readers.training(
-            root, {"images": "./", "classes": ["background", "cell"]}
-        ),
+        lambda root: readers.training(root, {"images": "./", "classes": ["background", "cell"]}),
         {
             "ids": ["0.png", "1.png"],
             "kind of segmentation": "segmentation",
@@ -612,9 +612,7 @@ CASES = [
     Case(
         "coco: instances, the pixels of each object",
         coco_objects,
-        lambda root: readers.object_pixels(
-            root, "annotations/instances_val2017.json", "val2017"
-        ),
+        lambda root: readers.object_pixels(root, "annotations/instances_val2017.json", "val2017"),
         [
             {"0": 1024 - 120 - 12, "1000": 120, "2000": 12},
             {"0": 1024 - 256, "1000": 256},
@@ -625,17 +623,23 @@ CASES = [
     Case(
         "coco: panoptic, an id of three bytes",
         coco_panoptic,
-        lambda root: readers.panoptic(
-            root, "panoptic_val2017.json", "panoptic_val2017", "val2017"
-        ),
-        {"ids": [9], "classes": ["dog", "floor"], "stuff": [1], "pixels": [{"-1": 128, "1000": 128}]},
+        lambda root: readers.panoptic(root, "panoptic_val2017.json", "panoptic_val2017", "val2017"),
+        {
+            "ids": [9],
+            "classes": ["dog", "floor"],
+            "stuff": [1],
+            "pixels": [{"-1": 128, "1000": 128}],
+        },
     ),
     Case(
         "coco: labels of images, the categories that an image has objects of",
         coco_objects,
         lambda root: readers.training(
             root,
-            {"images": "./val2017", "multilabel": [str(root / "annotations/instances_val2017.json")]},
+            {
+                "images": "./val2017",
+                "multilabel": [str(root / "annotations/instances_val2017.json")],
+            },
         ),
         {
             "ids": ["000000000009.jpg", "000000000007.jpg", "000000000012.jpg"],

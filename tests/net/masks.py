@@ -36,9 +36,7 @@ def learned(**data: Any) -> Callable[[Path], Any]:
     """A reader of what a run learns of ``images/`` and ``masks/``: the classes, and the targets."""
 
     def read(root: Path) -> Any:
-        reading = readers.training(
-            root, {"images": "./images", "labels": "./masks", **data}
-        )
+        reading = readers.training(root, {"images": "./images", "labels": "./masks", **data})
         name = "segmentation" if "classes of segmentation" in reading else "masks"
         return reading.get(f"classes of {name}") or None, reading[name]
 

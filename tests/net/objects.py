@@ -178,7 +178,12 @@ COCO = [
     Case("coco: a category of 1.0", changed("annotations", category_id=1.0), read, [[DOG]]),
     Case("coco: no ids of annotations", changed("annotations", id=None), read, [[DOG]]),
     Case("coco: iscrowd false", changed("annotations", iscrowd=False), read, [[DOG]]),
-    Case("coco: no iscrowd and no area", changed("annotations", iscrowd=None, area=None), read, [[DOG]]),
+    Case(
+        "coco: no iscrowd and no area",
+        changed("annotations", iscrowd=None, area=None),
+        read,
+        [[DOG]],
+    ),
     Case("coco: sides of images are null", boxes(BOX, width=None, height=None), read, [[DOG]]),
     Case("coco: sides of images are 32.0", boxes(BOX, width=32.0, height=32.0), read, [[DOG]]),
     Case(
@@ -193,9 +198,7 @@ COCO = [
         read,
         [[DOG]],
     ),
-    Case(
-        "coco: a suffix in upper case", changed("images", file_name="a.JPG"), read, [[DOG]]
-    ),
+    Case("coco: a suffix in upper case", changed("images", file_name="a.JPG"), read, [[DOG]]),
     Case(
         "coco: %20 in the name",
         boxes(BOX, images={1: "my%20a.jpg"}, files=("my a.jpg",)),
@@ -382,9 +385,7 @@ PANOPTIC = [
 ]
 YOLO_AND_VOC = [
     Case("yolo: names as a list", yolo(YAML), read_yolo, [[YOLO_BOX]], since="0.5"),
-    Case(
-        "yolo: a list of images as a part", list_of_images, read_yolo, [[YOLO_BOX]], since="0.5"
-    ),
+    Case("yolo: a list of images as a part", list_of_images, read_yolo, [[YOLO_BOX]], since="0.5"),
     Case(
         "yolo: an empty label file",
         lambda root: (
@@ -455,7 +456,9 @@ YOLO_AND_VOC = [
         "yolo: the folder of images is not there",
         lambda root: (
             ultralytics(root),
-            write_text(root / "coco8/data.yaml", "train: imgs/train\nval: imgs/val\nnames: [a, b]\n"),
+            write_text(
+                root / "coco8/data.yaml", "train: imgs/train\nval: imgs/val\nnames: [a, b]\n"
+            ),
         ),
         lambda root: readers.boxes(root, "coco8/data.yaml"),
         DataError,

@@ -199,7 +199,9 @@ def panoptic(root: Path, annotations: str, pngs: str, images: str, **options: An
 
 def _counts(ids: Any) -> dict[str, int]:
     numbers, counts = np.unique(np.asarray(ids), return_counts=True)
-    return {str(number): count for number, count in zip(numbers.tolist(), counts.tolist(), strict=True)}
+    return {
+        str(number): count for number, count in zip(numbers.tolist(), counts.tolist(), strict=True)
+    }
 
 
 def pixels(root: Path, *files: str, **options: Any) -> list[Any]:

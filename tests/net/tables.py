@@ -85,9 +85,7 @@ def xlsx(root: Path) -> None:
     import pandas as pd
 
     write_images(root, NAMES)
-    pd.DataFrame({"image": NAMES, "mass": [1.5, 20.25, 300]}).to_excel(
-        root / "t.xlsx", index=False
-    )
+    pd.DataFrame({"image": NAMES, "mass": [1.5, 20.25, 300]}).to_excel(root / "t.xlsx", index=False)
 
 
 def files_named(names: Sequence[str], files: Sequence[str]) -> Callable[[Path], None]:
@@ -182,7 +180,9 @@ FORMS += [
     Case(
         "csv: a line sep=; of Excel, Windows line ends and blank rows at the end",
         lambda root: (
-            write_text(root / "t.csv", "sep=;\r\nimage;mass\r\n0.png;1,5\r\n1.png;20,25\r\n;\r\n\r\n"),
+            write_text(
+                root / "t.csv", "sep=;\r\nimage;mass\r\n0.png;1,5\r\n1.png;20,25\r\n;\r\n\r\n"
+            ),
             write_images(root, NAMES[:2]),
         ),
         lambda root: mass(root)["mass"],

@@ -69,7 +69,10 @@ COLUMNS = {
     ),
     "9 among 1, 2 and 3": (["1", "9", "3"], [1.0, 9.0, 3.0]),
     "sizes": (["S", "XL", "M"], (["S", "XL", "M"], ["M", "S", "XL"])),
-    "a slash": (["Acer/rubrum", "Acer", "Acer"], (["Acer/rubrum", "Acer", "Acer"], ["Acer", "Acer/rubrum"])),
+    "a slash": (
+        ["Acer/rubrum", "Acer", "Acer"],
+        (["Acer/rubrum", "Acer", "Acer"], ["Acer", "Acer/rubrum"]),
+    ),
     "years": (["1987", "2004", "1999"], [1987.0, 2004.0, 1999.0]),
     "humidity up to 99": (["99", "45", "12"], [99.0, 45.0, 12.0]),
     "0 and 1": (["0", "1", "0"], [0.0, 1.0, 0.0]),

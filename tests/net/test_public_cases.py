@@ -284,14 +284,12 @@ CASES = [
         [1.5, 2.0],
         "0.5",
     ),
-    PublicCase(
-        "18_csv_of_spreadsheets", "latin-1", "refused", table("latin1.csv"), ["UTF-8"]
-    ),
-    PublicCase(
-        "18_csv_of_spreadsheets", "two marks", "refused", table("mixed.csv"), ["2,25"]
-    ),
+    PublicCase("18_csv_of_spreadsheets", "latin-1", "refused", table("latin1.csv"), ["UTF-8"]),
+    PublicCase("18_csv_of_spreadsheets", "two marks", "refused", table("mixed.csv"), ["2,25"]),
     PublicCase("18_csv_of_spreadsheets", "sep=;", "right", table("sep_line.csv"), [1.5, 2.0]),
-    PublicCase("18_csv_of_spreadsheets", "blank rows", "right", table("blank_rows.csv"), [1.5, 2.0]),
+    PublicCase(
+        "18_csv_of_spreadsheets", "blank rows", "right", table("blank_rows.csv"), [1.5, 2.0]
+    ),
     PublicCase("19_junk_exif", "photo", "right", size("photo.jpg"), [64, 96]),
     PublicCase("20_panoptic_forms", "rgb", "right", panoptic("numbers.json", "rgb"), PANOPTIC),
     PublicCase("20_panoptic_forms", "rgba", "right", panoptic("numbers.json", "rgba"), PANOPTIC),
