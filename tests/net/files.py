@@ -37,10 +37,11 @@ def write_image(
     return path
 
 
-def write_images(folder: Path, names: Iterable[str], size: tuple[int, int] = (16, 16)) -> None:
+def write_images(
+    folder: Path, names: Iterable[str], size: tuple[int, int] = (16, 16)
+) -> list[Path]:
     """Write a picture for each name below a folder."""
-    for name in names:
-        write_image(folder / name, size)
+    return [write_image(folder / name, size) for name in names]
 
 
 def write_mask(

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from tests.net import readers
 from tests.net.files import bands, coco, rectangle, write_images, write_json, write_mask, write_rows
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from dinoneck.errors import DataError
 from tests.net import readers
 from tests.net.case import Case
 from tests.net.files import TURN, bands, coco, write_image, write_images, write_json, write_mask
 from tests.net.layouts import ROW_0, ROW_1, shares
-
-from dinoneck.errors import DataError
 
 GREYS = [[0, 255, 128, 51], [10, 20, 30, 40]]
 """A picture of 2 x 4 pixels."""

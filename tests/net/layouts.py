@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from tests.net import readers
 from tests.net.case import Case
 from tests.net.files import (
@@ -27,7 +29,7 @@ ROW_1 = [0.0, 1.0]
 UNKNOWN = None
 
 
-def shares(*rows: list[float | None]) -> list[list[list[float | None]]]:
+def shares(*rows: Sequence[float | None]) -> list[list[Sequence[float | None]]]:
     """The targets of one image of 16 x 16 pixels: of each class two equal rows of patches."""
     return [[row, row] for row in rows]
 
@@ -166,13 +168,13 @@ SCENE_IDS += ["validation/ADE_val_00000000.jpg"]
 # Objects
 # ----------------------------------------------------------------------------------------------------
 
-OBJECTS = [
+OBJECTS: list[dict[str, Any]] = [
     {"image_id": 9, "category_id": 18, "bbox": [2, 4, 10, 12]},
     {"image_id": 9, "category_id": 44, "bbox": [20.5, 1.5, 4, 3]},
     {"image_id": 7, "category_id": 18, "bbox": [8, 8, 16, 16]},
 ]
 for _item in OBJECTS:
-    _item["segmentation"] = [rectangle(*_item["bbox"])]  # type: ignore[misc]
+    _item["segmentation"] = [rectangle(*_item["bbox"])]
 CATEGORIES = {18: "dog", 44: "bottle"}
 BOXES = {
     "ids": [9, 7, 12],

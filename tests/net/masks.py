@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from dinoneck.errors import DataError
 from tests.net import readers
 from tests.net.case import Case
 from tests.net.files import bands, write_image, write_images, write_mask, write_rows, write_text
 from tests.net.layouts import ROW_0, ROW_1, UNKNOWN, shares
-
-from dinoneck.errors import DataError
 
 NONE = [0.0, 0.0]
 PALETTE = [0, 0, 0, 200, 0, 0, 0, 200, 0]

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from dinoneck.errors import DataError
 from tests.net import readers
 from tests.net.case import Case
 from tests.net.files import coco, write_image, write_images, write_json, write_mask, write_text
 from tests.net.layouts import coco_panoptic, roboflow, ultralytics, voc_boxes
-
-from dinoneck.errors import DataError
 
 DOG = ["dog", 2.0, 4.0, 12.0, 16.0]
 BOX: dict[str, Any] = {"image_id": 1, "category_id": 1, "bbox": [2, 4, 10, 12]}

@@ -8,11 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from dinoneck.errors import DataError
 from tests.net import readers
 from tests.net.case import Case
 from tests.net.files import write_image, write_images, write_mask, write_rows, write_text
-
-from dinoneck.errors import DataError
 
 NAMES = ("0.png", "1.png", "2.png")
 MASSES = {"ids": [*NAMES], "images": [*NAMES], "mass": [1.5, 20.25, 300.0]}

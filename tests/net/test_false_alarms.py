@@ -11,10 +11,10 @@ import logging
 from pathlib import Path
 
 import pytest
-from tests.net import readers
-from tests.net.files import write_images, write_rows
 
 from dinoneck.errors import DataError
+from tests.net import readers
+from tests.net.files import write_images, write_rows
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("dinoneck.images") is None,

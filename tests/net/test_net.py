@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from tests.net import images, layouts, masks, objects, tables
 from tests.net.case import Case
 

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.net import readers
 
 from dinoneck.errors import DataError
+from tests.net import readers
 
 DATA = Path(
     os.environ.get("DINONECK_DATA", Path(__file__).resolve().parents[3] / "shared" / "data")

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from tests.net.differential import DIFFERENCES, READINGS, difference
 from tests.net.generated import reading_of
 
