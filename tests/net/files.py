@@ -85,7 +85,7 @@ def write_json(path: Path, value: Any) -> Path:
     return write_text(path, json.dumps(value))
 
 
-def bands(*values: int, rows: int = 16, width: int = 8) -> Array:
+def bands(*values: float, rows: int = 16, width: int = 8) -> Array:
     """Return a mask of vertical bands of these values, each ``width`` pixels wide (rows, W)."""
     return np.repeat(np.array(values), width)[None].repeat(rows, axis=0)
 

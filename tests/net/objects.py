@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from dinoneck.errors import DataError
 from tests.net import readers
@@ -84,7 +85,7 @@ RUNS = [68, *([12, 20] * 9), 12, 32 * 32 - 68 - 32 * 9 - 12]
 BOX_PIXELS = [{"0": 1024 - 120, "1000": 120}]
 
 
-def panoptic_changed(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
+def panoptic_changed(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
     def write(root: Path) -> None:
         coco_panoptic(root)
         content = json.loads((root / "panoptic_val2017.json").read_text())
@@ -98,10 +99,13 @@ def read_panoptic(root: Path) -> Any:
     return readers.panoptic(root, "panoptic_val2017.json", "panoptic_val2017", "val2017")["pixels"]
 
 
+def png_of_another_size(root: Path) -> None:
+    coco_panoptic(root)
+    write_mask(root / "panoptic_val2017/000000000009.png", np.zeros((8, 16, 3)))
+
+
 def opaque(root: Path) -> None:
     coco_panoptic(root)
-    from PIL import Image
-
     file = root / "panoptic_val2017/000000000009.png"
     Image.open(file).convert("RGBA").save(file)
 
@@ -133,6 +137,11 @@ def without_label_files(root: Path) -> None:
 def label_without_image(root: Path) -> None:
     yolo(YAML)(root)
     write_text(root / "labels/b.txt", "0 0.5 0.5 0.25 0.5\n")
+
+
+def folder_that_is_not_there(root: Path) -> None:
+    ultralytics(root)
+    write_text(root / "coco8/data.yaml", "train: imgs/train\nval: imgs/val\nnames: [a, b]\n")
 
 
 def list_of_images(root: Path) -> None:
@@ -374,10 +383,7 @@ PANOPTIC = [
     ),
     Case(
         "panoptic: a PNG of another size",
-        lambda root: (
-            coco_panoptic(root),
-            write_mask(root / "panoptic_val2017/000000000009.png", np.zeros((8, 16, 3))),
-        ),
+        png_of_another_size,
         read_panoptic,
         DataError,
         names=("000000000009.png", "8x16", "16x16"),
@@ -454,12 +460,7 @@ YOLO_AND_VOC = [
     ),
     Case(
         "yolo: the folder of images is not there",
-        lambda root: (
-            ultralytics(root),
-            write_text(
-                root / "coco8/data.yaml", "train: imgs/train\nval: imgs/val\nnames: [a, b]\n"
-            ),
-        ),
+        folder_that_is_not_there,
         lambda root: readers.boxes(root, "coco8/data.yaml"),
         DataError,
         names=("imgs/train",),

@@ -161,6 +161,14 @@ FORMS += [
         since="0.5",
     ),
     Case(
+        "csv: tabs and a decimal comma in every cell, not stated",
+        partial(write, "\t", "utf-8", ("1,5", "20,25", "3,0")),
+        mass,
+        DataError,
+        names=("1,5", "decimal"),
+        since="0.5",
+    ),
+    Case(
         "csv: semicolons with a comma in one cell and a point in another",
         partial(write, ";", "utf-8", ("1,5", "20.25", "300")),
         mass,
