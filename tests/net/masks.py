@@ -219,7 +219,7 @@ VALUES = [
         pairs(colours(SOIL, CROP), colours(CROP, (1, 2, 3))),
         learned(classes=["soil", "crop"], class_colors=["120,80,40", "20,220,30"]),
         DataError,
-        names=("1.png", "1, 2, 3"),
+        names=("1.png", "1,2,3"),
         since="0.5",
     ),
     Case(
