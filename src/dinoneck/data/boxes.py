@@ -40,10 +40,10 @@ from dinoneck.data.segmentations import (
     shape_extent,
 )
 from dinoneck.errors import ConfigError, DataError, ShapeError
-from dinoneck.text import some_of
 from dinoneck.images.decoding import read_pixels, to_uint8
 from dinoneck.images.preprocessing import Preprocessing
 from dinoneck.images.recipe import IMAGENET_MEAN, IMAGENET_STD
+from dinoneck.text import some_of
 
 Target = dict[str, Any]
 Flip = Literal["horizontal", "both"]

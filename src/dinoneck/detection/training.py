@@ -41,11 +41,11 @@ from dinoneck.devices import local_device, send
 from dinoneck.errors import ConfigError
 from dinoneck.extras import check_scores_of_boxes
 from dinoneck.grid import patch_pair
+from dinoneck.images.content import cached_hash_of
 from dinoneck.inference.results import coco_objects
 from dinoneck.inference.tiles import TrainedBoxes
 from dinoneck.necks.neck import Neck, neck_named
 from dinoneck.registry import import_modules
-from dinoneck.store.images import cached_hash_of
 from dinoneck.training import folder as files
 from dinoneck.training.config import TRAININGS, TrainDetectorConfig
 from dinoneck.training.earlier import check_same_backbone, log_backbone, start_lora
