@@ -232,7 +232,7 @@ def _as_picture(image: Any) -> Any:
 
 
 def _with_overlay(picture: Image.Image, overlay: Regions | Heat | Painting) -> Image.Image:
-    pixels = np.asarray(picture, np.float64)
+    pixels: Array = np.asarray(picture, np.float32)
     if isinstance(overlay, Regions):
         pixels = _with_regions(pixels, overlay)
     elif isinstance(overlay, Heat):
@@ -240,9 +240,9 @@ def _with_overlay(picture: Image.Image, overlay: Regions | Heat | Painting) -> I
         colours = heat_colours(np.nan_to_num(values), overlay.low, overlay.high)
         pixels = _blended(_greyed(pixels), colours, ~np.isnan(values))
     else:
-        colours = _nearest(overlay.colours, picture.size)
-        is_known: Array = ~np.isnan(colours).any(axis=2)
-        pixels = _blended(_greyed(pixels), np.nan_to_num(colours), is_known)
+        painted = _nearest(overlay.colours, picture.size)
+        is_known: Array = np.isfinite(painted).all(axis=2)
+        pixels = _blended(_greyed(pixels), np.nan_to_num(painted), is_known)
     return Image.fromarray(np.rint(pixels).astype(np.uint8))
 
 
@@ -250,14 +250,11 @@ def _with_regions(pixels: Array, regions: Regions) -> Array:
     """A light fill and an outline in the colour of each region; hatches where nothing is labelled."""
     height, width, _ = pixels.shape
     ids = _nearest(regions.ids, (width, height))
-    is_edge = _is_at_edge(ids)
-    drawn = pixels.copy()
-    for number in np.unique(ids[ids >= 0]).tolist():
-        colour = regions.colours[number]
-        if colour is not None:
-            is_inside = ids == number
-            drawn[is_inside] += _OPACITY * (np.array(colour) - drawn[is_inside])
-            drawn[is_inside & is_edge] = colour
+    # the last colour is that of no region: its id is -1
+    has_colour = np.array([colour is not None for colour in (*regions.colours, None)])
+    colours = np.array([colour or (0, 0, 0) for colour in (*regions.colours, None)], np.float32)
+    opacity = np.where(_is_at_edge(ids), 1.0, _OPACITY) * has_colour[ids]
+    drawn = pixels + opacity[..., None].astype(np.float32) * (colours[ids] - pixels)
     if regions.hatched:
         across, down = np.meshgrid(np.arange(width), np.arange(height))
         drawn[(ids < 0) & ((across + down) % _HATCH < 4)] = NODATA

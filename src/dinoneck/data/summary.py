@@ -11,7 +11,7 @@ import io
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -58,6 +58,7 @@ Facts = dict[str, Any]
 MOST_LINES = 15
 _MOST_SETS = 3  # of identical images in a line
 _JPEG_QUALITY = 85
+_PIECE = 64  # headers that a thread reads at once
 
 
 @dataclass(frozen=True)
@@ -223,7 +224,7 @@ def summarise_table(
         facts["masks"] = masks.facts
     facts["left_out"] = dict(table.left_out)
     facts["identical"] = _identical(
-        table.images, list(map(str, table.ids)), _known_of_rows(table, columns)
+        table.images, table.ids, lambda row: _known_of_row(table, columns, row)
     )
     samples = [_table_sample(table, columns, masks, row) for row in rows]
     return DataSummary(
@@ -246,13 +247,10 @@ def summarise_objects(parts: Mapping[str, ListedImages], *, bits: int | None = N
     paths = [parts[part].paths[i] for part, i in places]
     first = next(iter(parts.values()))
     shown: dict[str, dict[int, int]] = {name: {} for name in first.classes}
-    known: list[dict[str, str]] = []
-    noun = "box" if isinstance(first, BoxImages) and not first.masks else "object"
     for row, (part, i) in enumerate(places):
         labels = parts[part].labels_of(i)
         for name, count in Counter(first.classes[label] for label in labels).items():
             shown[name][row] = count
-        known.append({"part": part, "number": f"{len(labels)} {noun}s"})
     rows = choose_rows(len(places), shown, ())
     facts: Facts = {"images": _image_facts(paths, _read_headers(paths), rows)}
     if len(parts) > 1:
@@ -264,8 +262,12 @@ def summarise_objects(parts: Mapping[str, ListedImages], *, bits: int | None = N
         left_out += images.skipped
     del left_out["crowd"]  # regions are kept
     facts["left_out"] = dict(left_out)
-    names = [str(path.name) for path in paths]
-    facts["identical"] = _identical(paths, names, known)
+
+    def known_of(row: int) -> dict[str, str]:
+        part, i = places[row]
+        return {"part": part, "number": counted(len(parts[part].labels_of(i)), "object")}
+
+    facts["identical"] = _identical(paths, [path.name for path in paths], known_of)
     samples, legend = object_samples(parts, [places[row] for row in rows])
     if bits is None and isinstance(first, BoxImages):
         bits = first.bits
@@ -304,7 +306,11 @@ class _Header:
 
 
 def _read_headers(images: Sequence[Any]) -> list[_Header | None]:
-    return list(in_threads(_read_header, images))
+    pieces = [images[first : first + _PIECE] for first in range(0, len(images), _PIECE)]
+    headers: list[_Header | None] = []
+    for read in in_threads(lambda piece: list(map(_read_header, piece)), pieces):
+        headers += read
+    return headers
 
 
 def _read_header(image: Any) -> _Header | None:
@@ -559,26 +565,23 @@ def _value(column: Column, row: int) -> str | None:
 # ----------------------------------------------------------------------------------------------------
 
 
-def _known_of_rows(table: Table, columns: Mapping[str, Column]) -> list[dict[str, str]]:
-    """What is known of each row: fact -> it in words, by which identical images are compared."""
-    known = []
-    for row in range(len(table)):
-        facts = {}
-        for name, column in columns.items():
-            value = _value(column, row)
-            if value is not None and isinstance(column, Numbers):
-                value = f"{name} {value}"
-            facts[name] = value or f"{name} unknown"
-        if table.has_groups:
-            facts["the group"] = f"group {table.groups[row]}"
-        if table.folds is not None:
-            facts["the fold"] = f"{'part' if table.has_parts else 'fold'} {table.folds[row]}"
-        known.append(facts)
-    return known
+def _known_of_row(table: Table, columns: Mapping[str, Column], row: int) -> dict[str, str]:
+    """What is known of an image: fact -> it in words, by which identical images are compared."""
+    facts = {}
+    for name, column in columns.items():
+        value = _value(column, row)
+        if value is not None and isinstance(column, Numbers):
+            value = f"{name} {value}"
+        facts[name] = value or f"{name} unknown"
+    if table.has_groups:
+        facts["the group"] = f"group {table.groups[row]}"
+    if table.folds is not None:
+        facts["the fold"] = f"{'part' if table.has_parts else 'fold'} {table.folds[row]}"
+    return facts
 
 
 def _identical(
-    images: Sequence[Any], names: Sequence[str], known: Sequence[Mapping[str, str]]
+    images: Sequence[Any], names: Sequence[Any], known_of: Callable[[int], Mapping[str, str]]
 ) -> Facts:
     """The images whose files have the same bytes; only files of equal sizes are read.
 
@@ -589,11 +592,14 @@ def _identical(
     sets = _identical_sets(images)
     differing = []
     for rows in sets:
-        facts = [name for name in known[rows[0]] if len({known[row][name] for row in rows}) > 1]
+        known = [known_of(row) for row in rows]
+        facts = [name for name in known[0] if len({facts[name] for facts in known}) > 1]
         if facts:
-            differing.append(
-                [f"{names[row]} ({', '.join(known[row][name] for name in facts)})" for row in rows]
-            )
+            texts = []
+            for row, known_of_row in zip(rows, known, strict=True):
+                what_differs = ", ".join(known_of_row[name] for name in facts)
+                texts.append(f"{names[row]} ({what_differs})")
+            differing.append(texts)
     return {"images": sum(map(len, sets)), "sets": len(sets), "differing": differing}
 
 
@@ -602,7 +608,7 @@ def _identical_sets(images: Sequence[Any]) -> list[list[int]]:
     for row, image in enumerate(images):
         if isinstance(image, str | os.PathLike):
             try:
-                rows_of_size[Path(image).stat().st_size].append(row)
+                rows_of_size[os.stat(image).st_size].append(row)  # noqa: PTH116 - a Path of each takes time
             except OSError:
                 continue  # a name alone, of a store
     rows_of_content: dict[str, list[int]] = defaultdict(list)
