@@ -8,7 +8,6 @@ in counts, quartiles and drawings.
 from __future__ import annotations
 
 import io
-import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -104,14 +103,6 @@ class DataSummary:
     def to_dict(self) -> dict[str, Any]:
         """Return the lines and the facts as plain values: ``lines``, ``images``, ``targets`` and others."""
         return {"lines": self.lines(), **self.facts}
-
-    def text(self) -> str:
-        """Return the content of ``data.txt``."""
-        return "\n".join(self.lines()) + "\n"
-
-    def json(self) -> str:
-        """Return the content of ``data.json``."""
-        return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
 
     def picture(self) -> Image.Image:
         """Return the sheet: up to sixteen images with their labels drawn as they were read.
@@ -355,7 +346,7 @@ def _image_facts(
     facts: Facts = {
         "count": len(images),
         "kinds": dict(Counter(header.kind for header in read).most_common()),
-        "without_header": len(images) - len(read),
+        "without_header": len(images) - len(read) if _are_at_hand(images) else 0,
         "turned": sum(header.is_turned for header in read),
     }
     sizes = {header.size for header in read}
@@ -384,7 +375,9 @@ def image_lines(facts: Mapping[str, Any]) -> list[str]:
     kinds = [f"{kind} {count}" for kind, count in facts["kinds"].items()]
     if facts["without_header"]:
         kinds.append(f"{facts['without_header']} without a header that Pillow reads")
-    text = f"{counted(facts['count'], 'image')}: {', '.join(kinds)}"
+    text = counted(facts["count"], "image")
+    if kinds:
+        text += f": {', '.join(kinds)}"
     if facts["turned"]:
         text += f"; {facts['turned']} turned by EXIF"
     lines = [text]

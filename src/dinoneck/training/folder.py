@@ -151,8 +151,10 @@ def write_data(folder: Path, summary: DataSummary) -> None:
     """
     if not writes():
         return
-    write_file(folder / run_names.DATA_FACTS, summary.json().encode())
-    write_file(folder / run_names.DATA_TEXT, summary.text().encode())
+    facts = json.dumps(summary.to_dict(), indent=2, allow_nan=False)
+    write_file(folder / run_names.DATA_FACTS, f"{facts}\n".encode())
+    text = "\n".join(summary.lines())
+    write_file(folder / run_names.DATA_TEXT, f"{text}\n".encode())
     if summary.jpeg is None:
         (folder / run_names.DATA_SHEET).unlink(missing_ok=True)
     else:
