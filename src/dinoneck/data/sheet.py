@@ -241,7 +241,7 @@ def _with_overlay(picture: Image.Image, overlay: Regions | Heat | Painting) -> I
         pixels = _blended(_greyed(pixels), colours, ~np.isnan(values))
     else:
         painted = _nearest(overlay.colours, picture.size)
-        is_known: Array = np.isfinite(painted).all(axis=2)
+        is_known = np.isfinite(painted[..., 0])
         pixels = _blended(_greyed(pixels), np.nan_to_num(painted), is_known)
     return Image.fromarray(np.rint(pixels).astype(np.uint8))
 
@@ -254,7 +254,7 @@ def _with_regions(pixels: Array, regions: Regions) -> Array:
     has_colour = np.array([colour is not None for colour in (*regions.colours, None)])
     colours = np.array([colour or (0, 0, 0) for colour in (*regions.colours, None)], np.float32)
     opacity = np.where(_is_at_edge(ids), 1.0, _OPACITY) * has_colour[ids]
-    drawn = pixels + opacity[..., None].astype(np.float32) * (colours[ids] - pixels)
+    drawn: Array = pixels + opacity[..., None].astype(np.float32) * (colours[ids] - pixels)
     if regions.hatched:
         across, down = np.meshgrid(np.arange(width), np.arange(height))
         drawn[(ids < 0) & ((across + down) % _HATCH < 4)] = NODATA

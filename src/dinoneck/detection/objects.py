@@ -82,6 +82,8 @@ def train_instances(
 
     The folder gets ``heads/fold-K.safetensors``, ``logs``, ``out_of_fold.csv`` (known and predicted
     numbers of objects), ``head.safetensors``, trained on all images, and, last, ``report.json``.
+    ``data.txt`` and ``data.json`` have what was read, and ``data.jpg`` shows some of the images with
+    their labels; they are written before the first image is encoded.
     The score threshold with the best F1 of the held-out objects, or the best PQ of the panoptic
     segments, is the ``minimum`` of that head's task: objects of a lower score are left out. That of
     the objects of each class is in its ``thresholds``, which count in the place of ``minimum``; a

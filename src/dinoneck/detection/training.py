@@ -87,7 +87,8 @@ def train_detector(
 
     The folder gets ``detector.safetensors`` (the weights of the best held-out AP, for
     :meth:`Detector.load`), ``log.jsonl`` (a line per epoch), ``trained_on.csv`` (the training images
-    with their hashes) and, last, ``report.json``. The same call after a kill continues the run, and
+    with their hashes) and, last, ``report.json``. ``data.txt`` and ``data.json`` have what was read, and
+    ``data.jpg`` shows some of the images with their labels. The same call after a kill continues the run, and
     writes what it would have written. Under ``torchrun`` each process computes its share of every
     batch.
 
