@@ -37,7 +37,7 @@ class TrainingImages:
 
     @classmethod
     def of_digests(cls, digests: Iterable[str]) -> Self:
-        """Return those of hashes as :func:`dinoneck.store.images.hash_of` returns them."""
+        """Return those of hashes as :func:`dinoneck.images.content.hash_of` returns them."""
         return cls(frozenset(_hash_of_digest(digest) for digest in digests))
 
     @classmethod

@@ -148,6 +148,8 @@ def evaluate(
         target_weights=target_weights,
         calibrate=calibrate,
     )
+    for line in report["data"]["lines"]:
+        show(line)
     if len(opened_models) == 1:  # a verdict compares models
         show_scores(report | {"verdict": None}, held_out=False)
     else:

@@ -89,7 +89,9 @@ def extract(
         root = images[0]
     cli.check_backbone_name(backbone.name, backbone.source)
     backbone = cli.with_default_runtime(backbone)
+    from dinoneck.data.summary import image_line
     from dinoneck.store.feature_store import FeatureStore, no_empty_store
+    from dinoneck.store.images import image_ids
     from dinoneck.training.run_tokens import open_backbone
 
     model = open_backbone(backbone, device, norm=not no_norm)
@@ -99,6 +101,8 @@ def extract(
     with cleanup:
         store = FeatureStore.create(out, backbone=model, image_size=size, **asdict(stored))
         show_remainder(store.preprocess, size)
+        if part is None or part[0] == 0:
+            show(image_line([*image_ids(files, root).values()]))
         extraction = store.extract(
             files,
             root,

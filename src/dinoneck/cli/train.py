@@ -79,6 +79,7 @@ FIRST_FLAGS = (
     "--folds",
     "--out",
     "--overwrite",
+    "--dry-run",
 )
 # ratio of the two scales; rounding to whole patches alone gives up to about 2 %
 DISTORTED = 1.02
@@ -94,6 +95,7 @@ def train(
     with_linear: bool = False,
     overwrite: bool = False,
     resume: bool = True,
+    dry_run: bool = False,
 ) -> dict[str, Any]:
     """Train cross-validated heads, or a detector, by flags or from a training file.
 
@@ -137,6 +139,8 @@ def train(
             average.
         overwrite: replace the results of an earlier run.
         resume: continue an interrupted run of the same config.
+        dry_run: print what is read of the data and write it to data.txt, data.json and, as a picture,
+            data.jpg in --out; no backbone is loaded and nothing is trained.
     """
     if with_linear:
         run = run.with_average()
@@ -148,6 +152,7 @@ def train(
         hidden_dim=hidden_dim,
         overwrite=overwrite,
         resume=resume,
+        dry_run=dry_run,
     )
 
 
@@ -159,6 +164,7 @@ def train_objects(
     hidden_dim: int | None = None,
     overwrite: bool = False,
     resume: bool = True,
+    dry_run: bool = False,
     stated: Stated = (),
 ) -> dict[str, Any]:
     """Train cross-validated heads that predict every object with its class and mask, or panoptic segments.
@@ -175,6 +181,8 @@ def train_objects(
         hidden_dim: width of the head or neck.
         overwrite: replace the results of an earlier run.
         resume: continue an interrupted run of the same config.
+        dry_run: print what is read of the data and write it to data.txt, data.json and, as a picture,
+            data.jpg in --out; no backbone is loaded and nothing is trained.
         stated: values of optim that are taken as they are.
     """
     return _train_and_show(
@@ -184,6 +192,7 @@ def train_objects(
         hidden_dim=hidden_dim,
         overwrite=overwrite,
         resume=resume,
+        dry_run=dry_run,
         stated=stated,
     )
 
@@ -196,6 +205,7 @@ def train_boxes(
     hidden_dim: int | None = None,
     overwrite: bool = False,
     resume: bool = True,
+    dry_run: bool = False,
     stated: Stated = (),
 ) -> dict[str, Any]:
     """Train a detector from COCO JSON.
@@ -211,6 +221,8 @@ def train_boxes(
         hidden_dim: width of the neck.
         overwrite: replace the results of an earlier run.
         resume: continue an interrupted run of the same config.
+        dry_run: print what is read of the data and write it to data.txt, data.json and, as a picture,
+            data.jpg in --out; no backbone is loaded and nothing is trained.
         stated: values of optim that are taken as they are.
     """
     return _train_and_show(
@@ -220,6 +232,7 @@ def train_boxes(
         hidden_dim=hidden_dim,
         overwrite=overwrite,
         resume=resume,
+        dry_run=dry_run,
         stated=stated,
     )
 
@@ -354,6 +367,7 @@ def _train_and_show(
     hidden_dim: int | None,
     overwrite: bool,
     resume: bool,
+    dry_run: bool,
     stated: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Train as :func:`dinoneck.train` does, and print what it does and its scores; return the document."""
@@ -363,8 +377,12 @@ def _train_and_show(
     data_folder = None
     if isinstance(run, TrainConfig):
         run, data_folder = of_data_folder(run)
-    from dinoneck.training.entrance import run_training
+    from dinoneck.training.entrance import run_training, show_data
 
+    if dry_run:
+        summary = show_data(run, out, data_folder=data_folder, overwrite=overwrite)
+        print(f"written: {out}, with data.txt and what else shows the data; nothing is trained.")
+        return {"out": out, "data": summary.to_dict()}
     try:
         report = run_training(
             _with_runtime(run),

@@ -33,6 +33,7 @@ from dinoneck.training.config import SIZE, FrozenBackbone
 
 if TYPE_CHECKING:
     import torch
+    from PIL import Image
 
     from dinoneck.backbones.backbone import Backbone
     from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
@@ -425,6 +426,7 @@ def _training_report(head: Path, tasks: Sequence[TaskFacts]) -> dict[str, Any]:
     if "best" in report and log.is_file():
         report["log"] = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
     report["path"] = run / run_names.REPORT
+    report["sheet"] = _sheet_of(run, report)
     report["held_out"] = _held_out_values(
         run / run_names.PREDICTIONS, scores, predicting_method(report)
     )
@@ -433,6 +435,22 @@ def _training_report(head: Path, tasks: Sequence[TaskFacts]) -> dict[str, Any]:
     if sentence is not None:
         report["remarks"].append(sentence)
     return report
+
+
+def _sheet_of(run: Path, report: Mapping[str, Any]) -> Image.Image | None:
+    """The sheet of the data of a run; None without one, or if it is that of another run, as after a dry run there."""
+    from PIL import Image
+
+    from dinoneck.data import run_names
+
+    sheet = run / run_names.DATA_SHEET
+    text = run / run_names.DATA_TEXT
+    if not sheet.is_file() or not text.is_file():
+        return None
+    if text.read_text("utf-8").splitlines() != report.get("data", {}).get("lines"):
+        return None
+    with Image.open(sheet) as opened:
+        return opened.convert("RGB")
 
 
 def _are_scored(tasks: Sequence[TaskFacts], scores: Mapping[str, Any]) -> bool:

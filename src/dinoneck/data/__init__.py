@@ -10,6 +10,7 @@ HOMES = homes(
     normals=["NormalLabels"],
     folders=["read_folders", "read_masks"],
     tables=["read_table"],
+    summary=["DataSummary", "summarise"],
 )
 HOMES |= homes(
     "dinoneck.images",

@@ -10,6 +10,8 @@ from dinoneck.data.labels import DenseLabels as DenseLabels
 from dinoneck.data.labels import count_classes as count_classes
 from dinoneck.data.normals import NormalLabels as NormalLabels
 from dinoneck.data.panoptic import PanopticImages as PanopticImages
+from dinoneck.data.summary import DataSummary as DataSummary
+from dinoneck.data.summary import summarise as summarise
 from dinoneck.data.tables import read_table as read_table
 from dinoneck.demo.pasture import Pasture as Pasture
 from dinoneck.images.decoding import read_image_size as read_image_size

@@ -311,6 +311,15 @@ class ListedImages(Dataset[Any]):
             )
         return counts
 
+    def labels_of(self, i: int) -> list[int]:
+        """Return the labels of the objects of an image, without crowd regions; nothing is decoded."""
+        return [entry.label for entry in self._objects[i] if not entry.is_crowd]
+
+    @property
+    def num_crowds(self) -> int:
+        """How many crowd regions all images have."""
+        return sum(entry.is_crowd for objects in self._objects for entry in objects)
+
     @property
     def class_counts(self) -> dict[str, int]:
         """Class -> number of its objects in all images, without crowd regions."""

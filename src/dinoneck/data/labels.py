@@ -208,6 +208,12 @@ class DenseLabels:
         """Return the class of each pixel of one label (H, W) at its own size, -1 = unlabelled."""
         return self._index(next(read_labels([label])), self.classes or 0).numpy()
 
+    def stored_numbers(self, label: Any) -> Raw:
+        """Return the numbers of one label (H, W, K) float32 in target units at its own size, NaN = unlabelled."""
+        planes, is_valid = self._quantities(next(read_labels([label])))
+        values = torch.stack(list(planes)).masked_fill(~is_valid, torch.nan)
+        return values.movedim(0, -1).numpy()
+
     def _quantities(self, raster: LabelRaster) -> tuple[Iterable[Tensor], Tensor]:
         """One (H, W) tensor per band, 0 where invalid, and the valid pixels."""
         unlabelled = raster.unlabelled(self._nodata)

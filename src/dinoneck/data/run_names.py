@@ -7,6 +7,10 @@ HEAD_FILE = "head.safetensors"
 DETECTOR = "detector.safetensors"
 PREDICTIONS = "out_of_fold.csv"
 TRAINED_ON = "trained_on.csv"
+# what was read: lines, a sheet of images, and both the lines and the facts as JSON
+DATA_TEXT = "data.txt"
+DATA_SHEET = "data.jpg"
+DATA_FACTS = "data.json"
 # folders with a file for each fold
 HEADS = "heads"
 BASELINES = "baselines"

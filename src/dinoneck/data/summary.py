@@ -1,248 +1,631 @@
-"""What was read, as a user can check it at a glance: some lines of text, and a picture of twelve images.
+"""What was read of a data set, so that a person can check it: some lines of text, and a picture.
 
-Nothing here is judged. A folder taken for a class, a comma read as thousands, masks that are shifted
-or objects marked as crowds show in the counts, the quantiles and the drawings.
+Nothing here is judged, and the lines are the same for every data set of a kind. A folder that is
+taken for a class, a comma read as thousands, masks that are shifted or objects marked as crowds show
+in counts, quartiles and drawings.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import io
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, UnidentifiedImageError
 
 from dinoneck.data.boxes import BoxImages
 from dinoneck.data.coco import ListedImages
-from dinoneck.data.masks import MaskClasses
-from dinoneck.data.table import Classes, LabelSets, Numbers, Table
-from dinoneck.images.decoding import read_pixels, to_uint8
-from dinoneck.text import counted
+from dinoneck.data.fact_words import (
+    MOST_VALUES,
+    counts_in_words,
+    in_digits,
+    quartiles,
+    quartiles_in_words,
+)
+from dinoneck.data.labels import DenseLabels
+from dinoneck.data.mask_facts import (
+    MaskFacts,
+    class_masks,
+    mask_lines,
+    normal_masks,
+    number_masks,
+)
+from dinoneck.data.masks import mask_classes, survey_masks
+from dinoneck.data.normals import NormalLabels
+from dinoneck.data.object_facts import object_facts, object_lines, object_samples
+from dinoneck.data.sheet import Colour, Sample, choose_rows, draw_sheet
+from dinoneck.data.table import Classes, Column, LabelSets, Numbers, Table
+from dinoneck.errors import DataError
+from dinoneck.images.content import cached_hash_of
+from dinoneck.images.decoding import read_image_size
+from dinoneck.images.orientation import ORIENTED_BY, SWAPS_SIDES, UPRIGHT, stated_orientation
+from dinoneck.images.pixels import in_threads
+from dinoneck.text import counted, printable
 
-_MOST_LINES = 15
-_MOST_NAMES = 8  # classes in a line
-_SHOWN = 12  # images of the picture
-_COLUMNS = 4
-_SIDE = 256  # px of a tile of the picture
-_COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#46f0f0", "#f032e6", "#bcf60c")
-_QUANTILES = (0, 25, 50, 75, 100)
+if TYPE_CHECKING:
+    import pandas as pd
 
+Array = np.ndarray[Any, Any]
+Facts = dict[str, Any]
 
-@dataclass(frozen=True)
-class Sample:
-    """One image with its labels, to be drawn.
-
-    Attributes:
-        image: a file or an image.
-        text: what is known of it, in a few words.
-        mask: (H, W), the index of each pixel's class, -1 = unlabelled; None = there is none.
-        boxes: (left, top, right, bottom) in pixels, and the index of its class.
-    """
-
-    image: Any
-    text: str
-    mask: np.ndarray[Any, Any] | None = None
-    boxes: Sequence[tuple[Sequence[float], int]] = ()
+MOST_LINES = 15
+_MOST_SETS = 3  # of identical images in a line
+_JPEG_QUALITY = 85
+_PIECE = 64  # headers that a thread reads at once
 
 
 @dataclass(frozen=True)
 class DataSummary:
-    """What was read of a data set.
+    """What was read of a data set; made by :func:`summarise`.
 
     Attributes:
-        lines: at most fifteen.
-        samples: at most twelve.
+        facts: plain values, as JSON has them.
+        samples: the images of the sheet, at most sixteen, with their labels; none if the images
+            are not at hand.
+        title: of the sheet.
+        legend: class -> its colour in the sheet.
+        bits: how many bits images of 16 bits use; None = all.
     """
 
-    lines: Sequence[str]
-    samples: Sequence[Sample]
+    facts: Mapping[str, Any]
+    samples: Sequence[Sample] = ()
+    title: str = ""
+    legend: Mapping[str, Colour] | None = None
+    bits: int | None = None
 
-    @classmethod
-    def of_table(
-        cls, table: Table, masks: MaskClasses | None = None, read_mask: Any = None
-    ) -> DataSummary:
-        """Summarise a table.
+    def lines(self) -> list[str]:
+        """Return the facts in words, at most fifteen lines for a table, masks or objects."""
+        facts = self.facts
+        first = image_lines(facts["images"]) + _part_lines(facts)
+        last: list[str] = []
+        if "masks" in facts:
+            last += mask_lines(facts["masks"], facts["images"]["count"])
+        if "objects" in facts:
+            last += object_lines(facts["objects"])
+        if facts["left_out"]:
+            reasons = [f"{count} {reason}" for reason, count in facts["left_out"].items()]
+            last.append(f"left out: {', '.join(reasons)}")
+        last.append(_identical_line(facts["identical"]))
+        targets = [_target_line(name, values) for name, values in facts["targets"].items()]
+        room = MOST_LINES - len(first) - len(last)
+        if len(targets) > room:
+            names = list(facts["targets"])[room - 1 :]
+            rest = f"{len(names)} more targets: {', '.join(names[:MOST_VALUES])}"
+            targets = [*targets[: room - 1], rest + (", …" if len(names) > MOST_VALUES else "")]
+        return [printable(line) for line in [*first, *targets, *last]]
 
-        Args:
-            table: the images and what is known of them.
-            masks: the classes of its masks; None = they are not of classes, or there are none.
-            read_mask: returns the indices (H, W) of a mask file, to draw them.
-        """
-        lines = [*_image_lines(table.images), *_group_lines(table)]
-        lines += [_column_line(name, column) for name, column in table.columns.items()]
-        if masks is not None:
-            lines.append(_mask_line(masks))
-        samples = []
-        for row in _spread(len(table)):
-            values = [f"{name} {_value(column, row)}" for name, column in table.columns.items()]
-            has_mask = read_mask is not None and table.has_mask(row)
-            mask = read_mask((table.masks or [])[row]) if has_mask else None
-            samples.append(
-                Sample(table.images[row], f"{table.ids[row]}: {', '.join(values[:3])}", mask)
-            )
-        return cls(_cut(lines), samples)
-
-    @classmethod
-    def of_objects(cls, dataset: ListedImages) -> DataSummary:
-        """Summarise images with boxes or segments."""
-        lines = list(_image_lines(dataset.paths))
-        numbers = np.array(list(dataset.numbers.values()))
-        lines.append(
-            f"objects: {numbers.sum()}, per image {_quantiles(numbers)}; "
-            f"{counted(int((numbers == 0).sum()), 'image')} without"
-        )
-        lines.append(f"classes: {_counts(dataset.class_counts)}")
-        if dataset.skipped:
-            lines.append(f"left out: {_counts(dataset.skipped)}")
-        samples = []
-        if isinstance(dataset, BoxImages):
-            corners = np.concatenate([dataset.corners(i).numpy() for i in range(len(dataset))])
-            lines.append(f"widths of boxes in px: {_quantiles(corners[:, 2] - corners[:, 0])}")
-            lines.append(f"heights of boxes in px: {_quantiles(corners[:, 3] - corners[:, 1])}")
-            for i in _spread(len(dataset)):
-                labels = dataset.labels(i).tolist()
-                boxes = list(zip(dataset.corners(i).tolist(), labels, strict=True))
-                samples.append(Sample(dataset.paths[i], str(dataset.ids[i]), boxes=boxes))
-        return cls(_cut(lines), samples)
+    def to_dict(self) -> dict[str, Any]:
+        """Return the lines and the facts as plain values: ``lines``, ``images``, ``targets`` and others."""
+        return {"lines": self.lines(), **self.facts}
 
     def picture(self) -> Image.Image:
-        """Return the samples side by side, each with its labels drawn on it."""
-        rows = -(-len(self.samples) // _COLUMNS)
-        sheet = Image.new("RGB", (_COLUMNS * _SIDE, rows * _SIDE), "white")
-        for number, sample in enumerate(self.samples):
-            place = (number % _COLUMNS * _SIDE, number // _COLUMNS * _SIDE)
-            sheet.paste(_drawn(sample), place)
-        return sheet
+        """Return the sheet: up to sixteen images with their labels drawn as they were read.
 
-    def write(self, folder: Path) -> None:
-        """Write ``data.txt`` and ``data.jpg``."""
-        (folder / "data.txt").write_text("\n".join(self.lines) + "\n", encoding="utf-8")
-        self.picture().save(folder / "data.jpg", quality=85)
+        Raises:
+            DataError: if no image is at hand, or a label cannot be read.
+        """
+        if not self.samples:
+            raise DataError("no image is at hand, as with the tokens of a store; name their folder")
+        return draw_sheet(self.samples, title=self.title, legend=self.legend or {}, bits=self.bits)
+
+    def sheet(self, path: str | os.PathLike[str]) -> None:
+        """Write :meth:`picture` to a file, whose suffix tells the format."""
+        self.picture().save(path, quality=_JPEG_QUALITY)
+
+    @cached_property
+    def jpeg(self) -> bytes | None:
+        """The content of ``data.jpg``; None if no image is at hand."""
+        if not self.samples:
+            return None
+        buffer = io.BytesIO()
+        self.picture().save(buffer, "JPEG", quality=_JPEG_QUALITY)
+        return buffer.getvalue()
 
 
-# Lines
+def summarise(
+    source: pd.DataFrame | Table | ListedImages | Mapping[str, ListedImages],
+    *,
+    labels: DenseLabels | NormalLabels | None = None,
+    bits: int | None = None,
+) -> DataSummary:
+    """Return what was read of a data set: counts, ranges and sizes in words, and a picture of some images.
+
+    Headers of the images are read, the bytes of those whose files have equal sizes, and their masks.
+
+    Args:
+        source: what :func:`dinoneck.data.read_table`, :func:`dinoneck.data.read_folders` or
+            :func:`dinoneck.data.read_masks` returned; a :class:`dinoneck.data.BoxImages` or
+            :class:`dinoneck.data.PanopticImages`, or several by the names of their parts.
+        labels: how masks are read; None = as classes.
+        bits: how many bits images of 16 bits use, for the picture; None = all.
+
+    Raises:
+        DataError: if a mask cannot be read as the labels say.
+
+    Examples:
+        >>> from dinoneck.data import Pasture
+        >>> summary = summarise(Pasture(seed=0).table(range(4)))
+        >>> summary.lines()[0]
+        '4 images: in memory, uint8 4'
+    """
+    if isinstance(source, ListedImages):
+        return summarise_objects({"": source}, bits=bits)
+    if isinstance(source, Mapping):
+        return summarise_objects(source, bits=bits)
+    table = source if isinstance(source, Table) else Table.from_frame(source)
+    return summarise_table(table, masks=_read_masks(table, labels), bits=bits)
+
+
+def _read_masks(table: Table, labels: DenseLabels | NormalLabels | None) -> MaskFacts | None:
+    rows = [row for row in range(len(table)) if table.has_mask(row)]
+    if not rows or table.masks is None:
+        return None
+    if isinstance(labels, NormalLabels):
+        return normal_masks(table)
+    if isinstance(labels, DenseLabels) and labels.classes is None:
+        return number_masks(table, labels)
+    files = [table.masks[row] for row in rows]
+    sizes = [read_image_size(table.images[row]) for row in rows]
+    nodata: Any = () if labels is None else labels.nodata
+    survey = survey_masks(files, nodata, sizes)
+    values = () if labels is None else tuple(labels.class_values or ())
+    names = () if labels is None else tuple(map(str, range(labels.classes or 0)))
+    return class_masks(table, survey, mask_classes(survey, names, values), nodata)
+
+
+def summarise_table(
+    table: Table,
+    *,
+    label_columns: Mapping[str, Sequence[str]] | None = None,
+    masks: MaskFacts | None = None,
+    bits: int | None = None,
+) -> DataSummary:
+    """Summarise a table of images.
+
+    Args:
+        table: the images and what is known of them.
+        label_columns: name of several labels -> their columns of 0 and 1.
+        masks: what its masks hold; None = they are not read.
+        bits: of images of 16 bits.
+    """
+    columns = _with_label_sets(table, label_columns or {})
+    headers = _read_headers(table.images)
+    shown: dict[str, Mapping[int, int]] = {}
+    extremes: list[int] = []
+    for name, column in columns.items():
+        shown |= _rows_of_classes(name, column)
+        extremes += _rows_of_extremes(column)
+    if masks is not None:
+        shown |= masks.shown
+    rows = choose_rows(len(table), shown, extremes)
+    facts: Facts = {"images": _image_facts(table.images, headers, rows)}
+    if table.has_groups:
+        sizes = Counter(map(str, table.groups)).values()
+        facts["groups"] = {"count": len(sizes), "smallest": min(sizes), "largest": max(sizes)}
+    if table.folds is not None:
+        facts["parts" if table.has_parts else "folds"] = dict(Counter(map(str, table.folds)))
+    facts["targets"] = {name: _target_facts(column) for name, column in columns.items()}
+    if masks is not None:
+        facts["masks"] = masks.facts
+    facts["left_out"] = dict(table.left_out)
+    facts["identical"] = _identical(
+        table.images, table.ids, lambda row: _known_of_row(table, columns, row)
+    )
+    samples = [_table_sample(table, columns, masks, row) for row in rows]
+    return DataSummary(
+        facts,
+        samples if _are_at_hand(table.images) else (),
+        title=_title(len(table), rows, shown),
+        legend=None if masks is None else masks.legend,
+        bits=bits,
+    )
+
+
+def summarise_objects(parts: Mapping[str, ListedImages], *, bits: int | None = None) -> DataSummary:
+    """Summarise images with boxes, masks of objects or panoptic segments.
+
+    Args:
+        parts: name of a part, such as train -> its images; a single one has no name.
+        bits: of images of 16 bits; None = those of the images.
+    """
+    places = [(part, i) for part, images in parts.items() for i in range(len(images))]
+    paths = [parts[part].paths[i] for part, i in places]
+    first = next(iter(parts.values()))
+    shown: dict[str, dict[int, int]] = {name: {} for name in first.classes}
+    for row, (part, i) in enumerate(places):
+        labels = parts[part].labels_of(i)
+        for name, count in Counter(first.classes[label] for label in labels).items():
+            shown[name][row] = count
+    rows = choose_rows(len(places), shown, ())
+    facts: Facts = {"images": _image_facts(paths, _read_headers(paths), rows)}
+    if len(parts) > 1:
+        facts["parts"] = {part: len(images) for part, images in parts.items()}
+    facts["targets"] = {}
+    facts["objects"] = object_facts(list(parts.values()))
+    left_out = Counter[str]()
+    for images in {images.file: images for images in parts.values()}.values():
+        left_out += images.skipped
+    del left_out["crowd"]  # regions are kept
+    facts["left_out"] = dict(left_out)
+
+    def known_of(row: int) -> dict[str, str]:
+        part, i = places[row]
+        return {"part": part, "number": counted(len(parts[part].labels_of(i)), "object")}
+
+    facts["identical"] = _identical(paths, [path.name for path in paths], known_of)
+    samples, legend = object_samples(parts, [places[row] for row in rows])
+    if bits is None and isinstance(first, BoxImages):
+        bits = first.bits
+    return DataSummary(
+        facts, samples, title=_title(len(places), rows, shown), legend=legend, bits=bits
+    )
+
+
+def _title(count: int, rows: Sequence[int], shown: Mapping[str, Mapping[int, int]]) -> str:
+    text = f"{len(rows)} of {counted(count, 'image')} drawn"
+    occurring = [amounts for amounts in shown.values() if amounts]
+    if occurring:
+        num_drawn = sum(not amounts.keys().isdisjoint(rows) for amounts in occurring)
+        text += f", with {num_drawn} of {len(occurring)} classes"
+    return text
+
+
+def _are_at_hand(images: Sequence[Any]) -> bool:
+    """Whether images are in memory, or files; with a store they may be names alone."""
+    first = images[0]
+    return not isinstance(first, str | os.PathLike) or Path(first).is_file()
+
+
+# Images
 # ----------------------------------------------------------------------------------------------------
 
 
-def _image_lines(images: Sequence[Any]) -> Iterator[str]:
-    """How many images there are, and what their headers say."""
-    sizes = Counter[str]()
-    modes = Counter[str]()
-    turned = 0
-    for image in images:
-        if isinstance(image, Path):
+@dataclass(frozen=True)
+class _Header:
+    """What the header of an image file states; of a PNG whose EXIF follows the pixels, not its turn."""
+
+    kind: str  # format and mode
+    bits: int
+    size: tuple[int, int]  # (width, height), upright
+    is_turned: bool
+
+
+def _read_headers(images: Sequence[Any]) -> list[_Header | None]:
+    pieces = [images[first : first + _PIECE] for first in range(0, len(images), _PIECE)]
+    headers: list[_Header | None] = []
+    for read in in_threads(lambda piece: list(map(_read_header, piece)), pieces):
+        headers += read
+    return headers
+
+
+def _read_header(image: Any) -> _Header | None:
+    """The header of an image; None of what Pillow does not open, and of a name without a file."""
+    if isinstance(image, str | os.PathLike):
+        try:
             with Image.open(image) as opened:
-                sizes[f"{opened.width}x{opened.height}"] += 1
-                modes[f"{opened.format} {opened.mode}"] += 1
-                turned += opened.getexif().get(0x0112, 1) != 1
-    note = f"; {turned} turned by EXIF" if turned else ""
-    yield f"{counted(len(images), 'image')}: {_counts(modes)}{note}"
+                return _header_of(opened, opened.format or "")
+        except (OSError, UnidentifiedImageError, ValueError, SyntaxError):
+            return None
+    if isinstance(image, Image.Image):
+        return _header_of(image, "in memory,")
+    array = np.asarray(image)
+    height, width = array.shape[:2] if isinstance(image, np.ndarray) else array.shape[-2:]
+    return _Header(f"in memory, {array.dtype}", 8 * array.itemsize, (width, height), False)
+
+
+def _header_of(image: Image.Image, file_format: str) -> _Header:
+    may_be_turned = file_format == "TIFF" or any(key in image.info for key in ORIENTED_BY)
+    orientation = stated_orientation(image) if may_be_turned else UPRIGHT
+    width, height = image.size
+    if orientation in SWAPS_SIDES:
+        width, height = height, width
+    return _Header(
+        f"{file_format} {image.mode}", _bits_of(image), (width, height), orientation != UPRIGHT
+    )
+
+
+def _bits_of(image: Image.Image) -> int:
+    """The bits of a value: Pillow opens colours of 16 bits in the mode of 8."""
+    if image.mode in ("I", "F"):
+        return 32
+    tiles: Any = getattr(image, "tile", ())
+    raw_mode = str(tiles[0][3]) if tiles else ""
+    return 16 if image.mode.startswith("I;16") or ";16" in raw_mode else 8
+
+
+def _image_facts(
+    images: Sequence[Any], headers: Sequence[_Header | None], rows: Sequence[int]
+) -> Facts:
+    read = [header for header in headers if header is not None]
+    facts: Facts = {
+        "count": len(images),
+        "kinds": dict(Counter(header.kind for header in read).most_common()),
+        "without_header": len(images) - len(read) if _are_at_hand(images) else 0,
+        "turned": sum(header.is_turned for header in read),
+    }
+    sizes = {header.size for header in read}
     if sizes:
-        yield f"sizes (width x height): {_counts(sizes)}"
+        facts["sizes"] = len(sizes)
+        facts["width"] = [min(width for width, _ in sizes), max(width for width, _ in sizes)]
+        facts["height"] = [min(height for _, height in sizes), max(height for _, height in sizes)]
+    of_16_bits = [row for row in rows if (header := headers[row]) and header.bits == 16]
+    if of_16_bits:
+        largest = [_largest_value(images[row]) for row in of_16_bits]
+        facts["largest_of_16_bits"] = {"value": max(largest), "images": len(of_16_bits)}
+    return facts
 
 
-def _group_lines(table: Table) -> Iterator[str]:
-    if table.has_groups:
-        counts = Counter(map(str, table.groups))
-        yield f"groups: {len(counts)}, of {min(counts.values())} to {max(counts.values())} images"
-    if table.folds is not None:
-        yield f"folds: {_counts(Counter(map(str, table.folds)))}"
-    if table.masks is not None:
-        yield f"masks: {sum(mask is not None for mask in table.masks)} of {len(table)} images"
+def _largest_value(image: Any) -> int:
+    """The largest value of an image of 16 bits; of colours in a file Pillow gives the high byte."""
+    if not isinstance(image, str | os.PathLike):
+        return int(np.asarray(image).max())
+    with Image.open(image) as opened:
+        values = np.asarray(opened)
+    return int(values.max()) * (257 if values.dtype == np.uint8 else 1)
 
 
-def _column_line(name: str, column: Any) -> str:
+def image_lines(facts: Mapping[str, Any]) -> list[str]:
+    """Return the lines of the images of :func:`image_facts`: formats and modes, sizes, bits."""
+    kinds = [f"{kind} {count}" for kind, count in facts["kinds"].items()]
+    if facts["without_header"]:
+        kinds.append(f"{facts['without_header']} without a header that Pillow reads")
+    text = counted(facts["count"], "image")
+    if kinds:
+        text += f": {', '.join(kinds)}"
+    if facts["turned"]:
+        text += f"; {facts['turned']} turned by EXIF"
+    lines = [text]
+    if "sizes" in facts:
+        low_width, high_width = facts["width"]
+        low_height, high_height = facts["height"]
+        if facts["sizes"] == 1:
+            lines.append(f"size (width x height): {low_width}x{low_height} px")
+        else:
+            lines.append(
+                f"sizes: width {low_width} ... {high_width}, height {low_height} ... {high_height} px, "
+                f"{facts['sizes']} distinct"
+            )
+    if "largest_of_16_bits" in facts:
+        largest = facts["largest_of_16_bits"]
+        lines.append(
+            f"16 bits, values to {largest['value']} of 65535 in {counted(largest['images'], 'image')} drawn"
+        )
+    return lines
+
+
+def image_line(images: Sequence[Any]) -> str:
+    """Return what images are in one line: how many, formats, modes and sizes."""
+    rows = choose_rows(len(images), {}, ())
+    return printable("; ".join(image_lines(_image_facts(images, _read_headers(images), rows))))
+
+
+# Groups, folds and targets
+# ----------------------------------------------------------------------------------------------------
+
+
+def _part_lines(facts: Mapping[str, Any]) -> list[str]:
+    lines = []
+    if "groups" in facts:
+        groups = facts["groups"]
+        lines.append(
+            f"groups: {groups['count']}, of {groups['smallest']} to {counted(groups['largest'], 'image')}"
+        )
+    for name in ("folds", "parts"):
+        if name in facts:
+            lines.append(f"{name}: {counts_in_words(facts[name])}")
+    return lines
+
+
+def _with_label_sets(table: Table, label_columns: Mapping[str, Sequence[str]]) -> dict[str, Column]:
+    """The columns of a table, those of 0 and 1 of several labels as one column of labels."""
+    columns = dict(table.columns)
+    for name, labels in label_columns.items():
+        if len(labels) < 2 or not columns.keys() >= {*labels}:
+            continue
+        indicators = np.stack([table.numbers(label) for label in labels], axis=1)
+        words: list[tuple[str, ...] | None] = []
+        for row in indicators:
+            present = tuple(label for label, value in zip(labels, row, strict=True) if value == 1)
+            words.append(None if np.isnan(row).all() else present)
+        for label in labels:
+            del columns[label]
+        columns[name] = LabelSets(tuple(labels), tuple(words))
+    return columns
+
+
+def _target_facts(column: Column) -> Facts:
     if isinstance(column, Numbers):
         known = column.values[~np.isnan(column.values)]
-        missing = len(column.values) - len(known)
-        zeros = int((known == 0).sum())
-        return (
-            f"{name}: numbers, {_quantiles(known)}; {zeros} are 0, {missing} missing, "
-            f"{len(np.unique(known))} distinct"
-        )
+        facts: Facts = {
+            "kind": "numbers",
+            "known": len(known),
+            "missing": len(column.values) - len(known),
+        }
+        values, counts = np.unique(known, return_counts=True)
+        if len(values) <= MOST_VALUES:
+            facts["values"] = {
+                f"{value:.10g}": int(count) for value, count in zip(values, counts, strict=True)
+            }
+        else:
+            facts["quartiles"] = quartiles(known)
+        return facts
     if isinstance(column, Classes):
-        counts = {str(key): int((column.codes == i).sum()) for i, key in enumerate(column.names)}
-        return f"{name}: {len(counts)} classes: {_counts(counts)}"
+        num_images = np.bincount(column.codes[column.codes >= 0], minlength=len(column.names))
+        counts_of_names = {
+            str(name): int(count) for name, count in zip(column.names, num_images, strict=True)
+        }
+        num_known = int(num_images.sum())
+        return {
+            "kind": "classes",
+            "known": num_known,
+            "missing": len(column.codes) - num_known,
+            "counts": counts_of_names,
+        }
     if isinstance(column, LabelSets):
-        words = Counter(word for row in column.words for word in row or ())
-        return f"{name}: {len(column.names)} labels: {_counts(words)}"
-    return f"{name}: neither numbers nor classes"
+        of_labels = Counter(word for words in column.words for word in words or ())
+        return {
+            "kind": "labels",
+            "counts": {name: of_labels[name] for name in column.names},
+            "none": sum(words == () for words in column.words),
+            "unknown": sum(words is None for words in column.words),
+        }
+    return {"kind": "unreadable"}
 
 
-def _mask_line(masks: MaskClasses) -> str:
-    total = sum(masks.pixels.values())
-    shares = [f"{name} {pixels / total:.1%}" for name, pixels in masks.pixels.items()]
-    unlabelled = masks.unlabelled / (total + masks.unlabelled)
-    return f"pixels of masks: {', '.join(shares[:_MOST_NAMES])}; unlabelled {unlabelled:.1%} of all"
+def _target_line(name: str, facts: Mapping[str, Any]) -> str:
+    kind = facts["kind"]
+    if kind == "unreadable":
+        return f"{name}: neither numbers nor classes"
+    if kind == "labels":
+        counts = f"{counted(len(facts['counts']), 'label')}: {counts_in_words(facts['counts'])}"
+        return f"{name}: {counts}; {counted(facts['none'], 'image')} with none, {facts['unknown']} unknown"
+    known = f"{facts['known']} known, {facts['missing']} missing"
+    if kind == "classes":
+        number = len(facts["counts"])
+        words = "1 class" if number == 1 else f"{number} classes"
+        return f"{name}: {words}: {counts_in_words(facts['counts'])}; {known}"
+    if "values" in facts:
+        values = " ".join(facts["values"])
+        counts = " ".join(map(str, facts["values"].values()))
+        return f"{name}: numbers {values}, in {counts} images; {known}"
+    return f"{name}: numbers, {quartiles_in_words(facts['quartiles'])}; {known}"
 
 
-def _counts(counts: Mapping[str, int]) -> str:
-    """The largest counts first: ``wheat 40, rye 12, 3 more``."""
-    ordered = sorted(counts.items(), key=lambda item: -item[1])
-    shown = [f"{name} {count}" for name, count in ordered[:_MOST_NAMES]]
-    rest = len(ordered) - len(shown)
-    return ", ".join(shown) + (f", {rest} more" if rest else "")
-
-
-def _quantiles(values: np.ndarray[Any, Any]) -> str:
-    if not len(values):
-        return "none"
-    numbers = np.percentile(values, _QUANTILES)
-    return "min {:.4g}, 25 % {:.4g}, median {:.4g}, 75 % {:.4g}, max {:.4g}".format(*numbers)
-
-
-def _value(column: Any, row: int) -> str:
-    if isinstance(column, Numbers):
-        return f"{column.values[row]:.4g}"
-    if isinstance(column, Classes):
-        return str(column.names[column.codes[row]]) if column.codes[row] >= 0 else "missing"
-    return "+".join(column.words[row] or ()) if isinstance(column, LabelSets) else "?"
-
-
-def _cut(lines: Iterable[str]) -> list[str]:
-    lines = list(lines)
-    rest = len(lines) - _MOST_LINES
-    return [*lines[: _MOST_LINES - 1], f"... and {rest + 1} more lines"] if rest > 0 else lines
-
-
-def _spread(number: int) -> list[int]:
-    """Up to twelve rows, spread over all."""
-    return sorted({int(row) for row in np.linspace(0, number - 1, min(number, _SHOWN))})
-
-
-# The picture
+# The images of the sheet
 # ----------------------------------------------------------------------------------------------------
 
 
-def _drawn(sample: Sample) -> Image.Image:
-    pixels = to_uint8(read_pixels(sample.image, bits=16)).numpy().transpose(1, 2, 0)
-    picture = Image.fromarray(np.ascontiguousarray(pixels))
-    scale = _SIDE / max(picture.size)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    picture = picture.resize(size)
-    if sample.mask is not None:
-        picture = _with_mask(picture, sample.mask)
-    draw = ImageDraw.Draw(picture)
-    for corners, label in sample.boxes:
-        draw.rectangle([side * scale for side in corners], outline=_COLOURS[label % len(_COLOURS)])
-    tile = Image.new("RGB", (_SIDE, _SIDE), "white")
-    tile.paste(picture)
-    ImageDraw.Draw(tile).text(
-        (2, _SIDE - 12), sample.text[:42], fill="black", stroke_fill="white", stroke_width=1
-    )
-    return tile
+def _rows_of_classes(target: str, column: Column) -> dict[str, dict[int, int]]:
+    """Class or label -> the rows that have it."""
+    rows: dict[str, dict[int, int]] = defaultdict(dict)
+    if isinstance(column, Classes):
+        for row, code in enumerate(column.codes.tolist()):
+            if code >= 0:
+                rows[f"{target} {column.names[code]}"][row] = 1
+    if isinstance(column, LabelSets):
+        for row, words in enumerate(column.words):
+            for word in words or ():
+                rows[f"{target} {word}"][row] = 1
+    return rows
 
 
-def _with_mask(picture: Image.Image, mask: np.ndarray[Any, Any]) -> Image.Image:
-    """The picture half covered by the colours of its classes; unlabelled pixels stay."""
-    colours = np.zeros((*mask.shape, 3), np.uint8)
-    for label in np.unique(mask):
-        if label >= 0:
-            colour = _COLOURS[label % len(_COLOURS)]
-            colours[mask == label] = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
-    shown = Image.fromarray(colours).resize(picture.size, Image.Resampling.NEAREST)
-    alpha = Image.fromarray(np.where(mask >= 0, 110, 0).astype(np.uint8)).resize(picture.size, 0)
-    return Image.composite(shown, picture, alpha.point(lambda value: value))
+def _rows_of_extremes(column: Column) -> list[int]:
+    if not isinstance(column, Numbers) or np.isnan(column.values).all():
+        return []
+    return [int(np.nanargmin(column.values)), int(np.nanargmax(column.values))]
+
+
+def _table_sample(
+    table: Table, columns: Mapping[str, Column], masks: MaskFacts | None, row: int
+) -> Sample:
+    texts = []
+    for name, column in columns.items():
+        value = _value(column, row)
+        texts.append(f"{name} {'unknown' if value is None else value}")
+    overlay = None
+    if masks is not None and table.has_mask(row):
+        read = masks.overlay
+
+        def overlay() -> Any:
+            return read(row)
+
+    elif masks is not None:
+        texts.append("no mask")
+    return Sample(table.images[row], str(table.ids[row]), texts, overlay=overlay)
+
+
+def _value(column: Column, row: int) -> str | None:
+    """What is known of an image in a column, in words."""
+    if isinstance(column, Numbers):
+        value = float(column.values[row])
+        return None if np.isnan(value) else in_digits(value)
+    if isinstance(column, Classes):
+        code = column.codes[row]
+        return str(column.names[code]) if code >= 0 else None
+    if isinstance(column, LabelSets):
+        words = column.words[row]
+        return None if words is None else ", ".join(words) or "none"
+    return None
+
+
+# Identical images
+# ----------------------------------------------------------------------------------------------------
+
+
+def _known_of_row(table: Table, columns: Mapping[str, Column], row: int) -> dict[str, str]:
+    """What is known of an image: fact -> it in words, by which identical images are compared."""
+    facts = {}
+    for name, column in columns.items():
+        value = _value(column, row)
+        if value is not None and isinstance(column, Numbers):
+            value = f"{name} {value}"
+        facts[name] = value or f"{name} unknown"
+    if table.has_groups:
+        facts["the group"] = f"group {table.groups[row]}"
+    if table.folds is not None:
+        facts["the fold"] = f"{'part' if table.has_parts else 'fold'} {table.folds[row]}"
+    return facts
+
+
+def _identical(
+    images: Sequence[Any], names: Sequence[Any], known_of: Callable[[int], Mapping[str, str]]
+) -> Facts:
+    """The images whose files have the same bytes; only files of equal sizes are read.
+
+    Returns:
+        ``images`` and ``sets``, how many there are; ``differing``: the sets of whose images
+        different things are known, each image as its name with what differs.
+    """
+    sets = _identical_sets(images)
+    differing = []
+    for rows in sets:
+        known = [known_of(row) for row in rows]
+        facts = [name for name in known[0] if len({facts[name] for facts in known}) > 1]
+        if facts:
+            texts = []
+            for row, known_of_row in zip(rows, known, strict=True):
+                what_differs = ", ".join(known_of_row[name] for name in facts)
+                texts.append(f"{names[row]} ({what_differs})")
+            differing.append(texts)
+    return {"images": sum(map(len, sets)), "sets": len(sets), "differing": differing}
+
+
+def _identical_sets(images: Sequence[Any]) -> list[list[int]]:
+    rows_of_size: dict[Hashable, list[int]] = defaultdict(list)
+    for row, image in enumerate(images):
+        if isinstance(image, str | os.PathLike):
+            try:
+                rows_of_size[os.stat(image).st_size].append(row)  # noqa: PTH116 - a Path of each takes time
+            except OSError:
+                continue  # a name alone, of a store
+    rows_of_content: dict[str, list[int]] = defaultdict(list)
+    for rows in rows_of_size.values():
+        if len(rows) > 1:
+            for row in rows:
+                rows_of_content[cached_hash_of(Path(images[row]))].append(row)
+    return _longer_than_one(rows_of_content.values())
+
+
+def _longer_than_one(lists: Iterable[list[int]]) -> list[list[int]]:
+    return [rows for rows in lists if len(rows) > 1]
+
+
+def _identical_line(facts: Mapping[str, Any]) -> str:
+    if not facts["sets"]:
+        return "no two images are identical in content"
+    line = f"{facts['images']} images are identical in content"
+    if facts["sets"] > 1:
+        line += f", in {facts['sets']} sets"
+    sets = facts["differing"]
+    if not sets:
+        return f"{line}, and in all that is known of them"
+    texts = [" = ".join(names[:MOST_VALUES]) for names in sets[:_MOST_SETS]]
+    if len(sets) > _MOST_SETS:
+        texts.append(f"{len(sets) - _MOST_SETS} more such sets")
+    return f"{line}: {'; '.join(texts)}"

@@ -19,7 +19,7 @@ from dinoneck.data.boxes import BoxImages
 from dinoneck.data.cells import IMAGES
 from dinoneck.data.coco import UNKNOWN, Ids
 from dinoneck.data.labels import DenseLabels
-from dinoneck.data.summary import DataSummary
+from dinoneck.data.summary import DataSummary, summarise
 from dinoneck.data.table import Table
 from dinoneck.detection.evaluation import (
     class_thresholds,
@@ -82,6 +82,8 @@ def train_instances(
 
     The folder gets ``heads/fold-K.safetensors``, ``logs``, ``out_of_fold.csv`` (known and predicted
     numbers of objects), ``head.safetensors``, trained on all images, and, last, ``report.json``.
+    ``data.txt`` and ``data.json`` have what was read, and ``data.jpg`` shows some of the images with
+    their labels; they are written before the first image is encoded.
     The score threshold with the best F1 of the held-out objects, or the best PQ of the panoptic
     segments, is the ``minimum`` of that head's task: objects of a lower score are left out. That of
     the objects of each class is in its ``thresholds``, which count in the place of ``minimum``; a
@@ -150,14 +152,10 @@ def train_instances(
     )
     noun = "object" if data.panoptic is None else "segment"
     dataset.check_trainable(noun)
-    summary = DataSummary.of_objects(dataset)
-    for line in summary.lines:
-        logger.warning("data: %s", line)
     tiles = ObjectTiles(dataset, tiling_of(config, dataset))
     _log_tiles(tiles)
     config = with_object_defaults(config, tiles, stated)
     trainer = prepare_instances(config, Path(out), tiles, overwrite=overwrite, resume=resume)
-    trainer.summary = summary
     for fold in trainer.folds:
         if not fold.is_of_all_images:
             train_images = dataset.take(fold.train.tolist())
@@ -165,6 +163,17 @@ def train_instances(
                 dataset.class_counts, noun, f"the training images of fold {fold.name}"
             )
     return trainer.train(resume=resume)
+
+
+def read_data(config: TrainInstancesConfig) -> DataSummary:
+    """Return what a training of :func:`train_instances` reads; nothing of a head or detector is loaded."""
+    check_installed("pycocotools", "masks")
+    data = config.data
+    dataset = open_objects(
+        data.objects, data.images, classes=data.classes or None, crowd=data.crowd
+    )
+    dataset.check_trainable("object" if data.panoptic is None else "segment")
+    return summarise(dataset)
 
 
 def tiling_of(config: TrainInstancesConfig, dataset: ObjectImages) -> Tiling | None:
@@ -265,6 +274,8 @@ def prepare_instances(
     # a name that is not registered is refused before anything is read
     type_name = head_type(config)
     dataset = tiles.images
+    data = summarise(dataset)
+    files.show_data(data)
     table = _table_of_dataset(dataset)
     if resume:
         config = continued_runtime(config, out)
@@ -293,6 +304,7 @@ def prepare_instances(
         problem=problem,
         folds=folds,
         evaluator=evaluator,
+        summary=data,
     )
 
 
@@ -376,6 +388,7 @@ class ObjectTrainer(Trainer[TrainInstancesConfig]):
         problem: of :func:`object_problem`.
         folds: of the run.
         evaluator: of the objects.
+        summary: of the images.
     """
 
     def __init__(
@@ -389,6 +402,7 @@ class ObjectTrainer(Trainer[TrainInstancesConfig]):
         problem: Problem,
         folds: Sequence[Fold],
         evaluator: ObjectEvaluator,
+        summary: DataSummary,
     ) -> None:
         super().__init__(
             config,
@@ -398,6 +412,7 @@ class ObjectTrainer(Trainer[TrainInstancesConfig]):
             problem=problem,
             folds=folds,
             evaluator=evaluator,
+            summary=summary,
         )
         self.tiles = tiles
 

@@ -25,6 +25,7 @@ from dinoneck.configured import fields_of
 from dinoneck.data import run_names
 from dinoneck.data.boxes import BoxImages, Target, box_transforms, collate_boxes, to_original
 from dinoneck.data.coco import ListedImages
+from dinoneck.data.summary import DataSummary, summarise_objects
 from dinoneck.detection.box_tiles import BoxTiles
 from dinoneck.detection.detector import (
     Detector,
@@ -41,11 +42,11 @@ from dinoneck.devices import local_device, send
 from dinoneck.errors import ConfigError
 from dinoneck.extras import check_scores_of_boxes
 from dinoneck.grid import patch_pair
+from dinoneck.images.content import cached_hash_of
 from dinoneck.inference.results import coco_objects
 from dinoneck.inference.tiles import TrainedBoxes
 from dinoneck.necks.neck import Neck, neck_named
 from dinoneck.registry import import_modules
-from dinoneck.store.images import cached_hash_of
 from dinoneck.training import folder as files
 from dinoneck.training.config import TRAININGS, TrainDetectorConfig
 from dinoneck.training.earlier import check_same_backbone, log_backbone, start_lora
@@ -86,7 +87,8 @@ def train_detector(
 
     The folder gets ``detector.safetensors`` (the weights of the best held-out AP, for
     :meth:`Detector.load`), ``log.jsonl`` (a line per epoch), ``trained_on.csv`` (the training images
-    with their hashes) and, last, ``report.json``. The same call after a kill continues the run, and
+    with their hashes) and, last, ``report.json``. ``data.txt`` and ``data.json`` have what was read, and
+    ``data.jpg`` shows some of the images with their labels. The same call after a kill continues the run, and
     writes what it would have written. Under ``torchrun`` each process computes its share of every
     batch.
 
@@ -158,6 +160,8 @@ def prepare(
             initial.log_recipe(optim, config.optim)
     with_masks = initial is not None and initial.model.has_masks
     train_images, val_images = open_images(config, masks=with_masks, antialias=initial is None)
+    summary = summarise_objects({"train": train_images, "val": val_images})
+    files.show_data(summary)
     if config.init is not None and files.writes():
         warn_of_seen_images(config.init, val_images.paths, stored=None)
     if initial is None:
@@ -180,8 +184,15 @@ def prepare(
         detector=detector.to(local_device(config.device)),
         train_images=train_images,
         val_images=val_images,
+        summary=summary,
         initial=initial,
     )
+
+
+def read_data(config: TrainDetectorConfig) -> DataSummary:
+    """Return what a training of :func:`train_detector` reads; no detector is built or loaded."""
+    train_images, val_images = open_images(config)
+    return summarise_objects({"train": train_images, "val": val_images})
 
 
 class DetectorTrainer:
@@ -195,6 +206,7 @@ class DetectorTrainer:
         detector: with its first weights, on its device.
         train_images: what it learns from.
         val_images: the held-out images.
+        summary: of both.
         initial: the RF-DETR that the detector started from; None of others.
 
     Raises:
@@ -209,6 +221,7 @@ class DetectorTrainer:
         detector: Detector,
         train_images: BoxImages,
         val_images: BoxImages,
+        summary: DataSummary,
         initial: InitialDetector | None = None,
     ) -> None:
         self.config = config
@@ -216,6 +229,7 @@ class DetectorTrainer:
         self.detector = detector
         self.train_images = train_images
         self.val_images = val_images
+        self.summary = summary
         self.initial = initial
         self.samples: BoxImages | BoxTiles = train_images
         if detector.tiling is not None:
@@ -282,8 +296,9 @@ class DetectorTrainer:
     # before the first epoch
 
     def _begin(self, *, resume: bool) -> None:
-        """Keep what identifies the run; restore the state of an interrupted one."""
+        """Keep what identifies the run, and what was read; restore the state of an interrupted one."""
         identity = files.begin(self.folder, self._identity(), resume=resume)
+        files.write_data(self.folder, self.summary)
         state_file = self.folder / run_names.UNFINISHED / files.STATE
         self.engine.open_state(state_file, identity, resume=resume)
 
@@ -510,6 +525,7 @@ class DetectorTrainer:
         return {
             "best": max(scored, key=lambda row: row["AP"]),
             "untrained": self.engine.extra["untrained"],
+            "data": self.summary.to_dict(),
             "images": {"train": len(train), "val": len(val)},
             "skipped": {"train": dict(train.skipped), "val": dict(val.skipped)},
             "parameters": sum(parameter.numel() for parameter in self.detector.parameters()),

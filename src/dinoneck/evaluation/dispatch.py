@@ -121,6 +121,7 @@ def evaluate(
         but the first also have ``head_minus``: the 95 % intervals over images of the first model's
         AP and AP50 minus theirs (None for fewer than five images).
 
+        ``data``: what was read of the truth, as :meth:`dinoneck.data.DataSummary.to_dict` returns it.
         ``verdict``: which of several models is best, and whether that is clear. ``trained_on``:
         name -> how many of the images the model was trained on, if any; it is known of models in
         the folder of their run, by the content of the images. ``cost``: name -> seconds per image,

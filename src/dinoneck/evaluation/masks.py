@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dinoneck.data.labels import DenseLabels
+from dinoneck.data.mask_facts import MaskFacts, class_masks
 from dinoneck.data.masks import mask_classes, survey_masks
 from dinoneck.data.table import Table
 from dinoneck.detection.evaluation import HeadModel
@@ -21,7 +22,7 @@ from dinoneck.evaluation.models import preprocessing_for
 from dinoneck.evaluation.predicted_tasks import PredictedTasks, is_share_map
 from dinoneck.evaluation.report import CellTarget, predict_and_score
 from dinoneck.evaluation.truth_columns import nothing_to_score
-from dinoneck.evaluation.values import class_labels, value_targets
+from dinoneck.evaluation.values import class_labels, summary_of_truth, value_targets
 from dinoneck.images.preprocessing import Preprocessing
 from dinoneck.inference.loaded_head import MaskRecord
 from dinoneck.metrics import Array
@@ -75,13 +76,15 @@ def evaluate_masks(
         _check_no_number_maps(predicted)
         raise nothing_to_score(predicted.names, truth_columns)
     reasons_not_compared = _leave_out_other_cells(targets_of_models)
-    return predict_and_score(
+    report = predict_and_score(
         predictors,
         table,
         targets_of_models,
         target_weights=target_weights,
         reasons_not_compared=reasons_not_compared,
     )
+    data = summary_of_truth(table, predicted, mask_reader.facts)
+    return {"data": data.to_dict(), **report}
 
 
 @dataclass(frozen=True)
@@ -92,11 +95,13 @@ class MaskReader:
         mask_of_row: row -> its mask, a file or an array; only rows with a mask.
         image_size_of_row: row -> (height, width) of its image; the same rows.
         labels_of_task: task of classes -> how they are read; empty if no row has a mask.
+        facts: what the masks hold, as classes of the first task; None without masks of classes.
     """
 
     mask_of_row: Mapping[int, Any]
     image_size_of_row: Mapping[int, tuple[int, int]]
     labels_of_task: Mapping[str, DenseLabels]
+    facts: MaskFacts | None = None
 
     @classmethod
     def open(
@@ -121,16 +126,19 @@ class MaskReader:
         """
         masks = masks_of(table)
         labels_of_task = {}
+        facts = None
         if tasks and masks.files:
             record = complete_from_training(options.record, records)
             survey = survey_masks(masks.files, record.nodata, masks.image_sizes)
             for task in tasks:
                 classes = mask_classes(survey, class_labels(task), record.class_values)
                 labels_of_task[task.name] = reader_of_classes(classes, record.nodata)
+                facts = facts or class_masks(table, survey, classes, record.nodata)
         return cls(
             mask_of_row=dict(zip(masks.rows, masks.files, strict=True)),
             image_size_of_row=dict(zip(masks.rows, masks.image_sizes, strict=True)),
             labels_of_task=labels_of_task,
+            facts=facts,
         )
 
     def read(self, row: int, *, task: str, preprocess: Preprocessing) -> Tensor:

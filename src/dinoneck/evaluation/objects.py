@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from dinoneck.data.boxes import BoxImages
 from dinoneck.data.cells import PathLike
-from dinoneck.data.coco import Crowd
+from dinoneck.data.coco import Crowd, ListedImages
+from dinoneck.data.summary import summarise
 from dinoneck.detection.coco_evaluation import IouType
 from dinoneck.detection.evaluation import (
     BoxModel,
@@ -74,7 +74,7 @@ def _evaluate_segments(
         scores[name] = score_segments(dataset, segments)
         datasets.append(dataset)
         cost[name] = cost_of(model, seconds / len(dataset))
-    return _report("segments", scores, cost=cost, models=models, images=datasets[0].paths)
+    return _report("segments", scores, cost=cost, models=models, dataset=datasets[0])
 
 
 def _evaluate_precision(
@@ -97,7 +97,7 @@ def _evaluate_precision(
     first_name, *other_names = scored_models
     first = scored_models[first_name]
     scores = {name: scored.scores for name, scored in scored_models.items()}
-    report = _report(first.key, scores, cost=cost, models=models, images=first.dataset.paths)
+    report = _report(first.key, scores, cost=cost, models=models, dataset=first.dataset)
     verdicts = []
     for name in other_names:
         comparison = _compare(first_name, first, other_name=name, other=scored_models[name])
@@ -117,7 +117,7 @@ def _report(
     *,
     cost: Mapping[str, Mapping[str, float]],
     models: Mapping[str, HeadModel | BoxModel],
-    images: Sequence[Path],
+    dataset: ListedImages,
 ) -> dict[str, Any]:
     """What a report holds of objects of any kind.
 
@@ -126,10 +126,11 @@ def _report(
         scores: name of a model -> its scores.
         cost: name of a model -> what it costs.
         models: name -> model.
-        images: their files.
+        dataset: the images and their true objects.
     """
-    report: dict[str, Any] = {key: scores, "cost": cost, "versions": versions()}
-    trained_on = count_trained_on(models, images)
+    data = summarise(dataset).to_dict()
+    report: dict[str, Any] = {"data": data, key: scores, "cost": cost, "versions": versions()}
+    trained_on = count_trained_on(models, dataset.paths)
     if trained_on:
         report["trained_on"] = trained_on
     return report

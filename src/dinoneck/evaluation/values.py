@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from dinoneck.data.mask_facts import MaskFacts
+from dinoneck.data.summary import DataSummary, summarise_table
 from dinoneck.data.table import Classes, LabelSets, Table
 from dinoneck.detection.evaluation import HeadModel
 from dinoneck.errors import DataError
@@ -52,7 +54,7 @@ def evaluate_values(
     if calibrate is not None:
         for name, predictor in predictors.items():
             unscored |= _unscored_shares(predictor.tasks, table, targets_of_models[name])
-    return predict_and_score(
+    report = predict_and_score(
         predictors,
         table,
         targets_of_models,
@@ -60,6 +62,23 @@ def evaluate_values(
         calibrate=calibrate,
         unscored=unscored,
     )
+    return {"data": summary_of_truth(table, predicted).to_dict(), **report}
+
+
+def summary_of_truth(
+    table: Table, predicted: PredictedTasks, masks: MaskFacts | None = None
+) -> DataSummary:
+    """Return what was read of the truth.
+
+    Args:
+        table: the truth.
+        predicted: what all models predict, whose labels are columns of 0 and 1.
+        masks: what its masks hold; None without masks of classes.
+    """
+    label_columns = {}
+    for task in predicted.multilabels:
+        label_columns[task.name] = indicator_columns(task, table.columns)
+    return summarise_table(table, label_columns=label_columns, masks=masks)
 
 
 def value_targets(

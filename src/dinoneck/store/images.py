@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import hashlib
 import itertools
 import math
 import os
@@ -15,10 +13,10 @@ from pathlib import Path
 from torch import Tensor
 from tqdm import tqdm
 
-from dinoneck.atomic import open_regular
 from dinoneck.data.names import check_encodable, list_pictures
 from dinoneck.errors import DataError, DinoneckError, StoreError
 from dinoneck.grid import patch_pair
+from dinoneck.images.content import hash_of
 from dinoneck.images.decoding import ImageInput, read_image_size
 from dinoneck.images.preprocessing import Preprocessing
 from dinoneck.images.views import Views
@@ -36,8 +34,6 @@ NAMED = 5  # ids of changed images in a message
 NAMED_FOLDERS = 3  # in a message
 # about how many bytes an image takes in the header of its shard and in the index
 ROW_BYTES = 600
-# hashes of images that a process keeps, about 200 bytes each
-MOST_CACHED = 100_000
 # images whose mean size stands for all where they keep their own
 SIZED_IMAGES = 64
 
@@ -213,23 +209,6 @@ def root_of(image_id: str, path: Path) -> str:
     """Return the folder that an image's id is relative to."""
     num_folders = image_id.count("/")  # between the root and the image
     return str(path.absolute().parents[num_folders])
-
-
-def hash_of(path: Path) -> str:
-    """Return the BLAKE2b of a file, of 16 bytes, in hexadecimal digits."""
-    with open_regular(path) as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-
-
-def cached_hash_of(path: Path) -> str:
-    """Return :func:`hash_of` of a file, which is read once as long as its size and its time stay the same."""
-    status = path.stat()
-    return _hash_of_state(path, status.st_size, status.st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=MOST_CACHED)
-def _hash_of_state(path: Path, nbytes: int, mtime_ns: int) -> str:
-    return hash_of(path)
 
 
 def views_of(

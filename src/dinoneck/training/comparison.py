@@ -93,6 +93,7 @@ def train_heads(
     first = next(iter(trainers.values()))
     join_processes(local_device(first.config.device))
     files.begin(out, {"heads": [*trainers]}, resume=resume)
+    files.write_data(out, first.summary)
     reports_of_heads = {}
     methods = {}
     cost = {}

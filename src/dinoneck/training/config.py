@@ -1072,6 +1072,7 @@ TRAININGS = Trainings(
             learns="boxes",
             data_keys=("boxes",),
             missing="data.boxes is missing; expected the COCO file of the training images (--boxes)",
+            data_reader="dinoneck.detection.training.read_data",
         ),
         Training(
             TrainInstancesConfig,
@@ -1080,6 +1081,7 @@ TRAININGS = Trainings(
             data_keys=("instances", "panoptic"),
             missing="data.instances is missing, and so is data.panoptic; expected the COCO file of "
             "objects with masks, or of panoptic segments (--instances or --panoptic)",
+            data_reader="dinoneck.detection.objects.read_data",
         ),
     ),
 )

@@ -13,10 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from dinoneck.data.folders import DataFolder
+from dinoneck.data.summary import DataSummary
 from dinoneck.errors import ConfigError
+from dinoneck.registry import import_modules
 from dinoneck.training.comparison import prepare_heads, train_heads
 from dinoneck.training.config import TRAININGS, AnyConfig, TrainConfig
-from dinoneck.training.folder import Callback
+from dinoneck.training.data_summary import read_data
+from dinoneck.training.folder import Callback, check_folder, write_data
+from dinoneck.training.folder import show_data as print_data
 from dinoneck.training.head_arguments import head_with_width
 from dinoneck.training.run import ImageTrainer, prepare
 from dinoneck.training.run_file import switch_method
@@ -61,7 +65,7 @@ def run_training(
         _check_no_options_of_images(config, table=table, heads=heads, callbacks=callbacks)
         if hidden_dim is not None:
             config = config.changed(head=head_with_width(config, hidden_dim))
-        train_objects = _function_of(config)
+        train_objects = _function_named(TRAININGS.of_config(config).function)
         report: dict[str, Any] = train_objects(
             config, out, overwrite=overwrite, resume=resume, stated=stated
         )
@@ -104,6 +108,39 @@ def run_training(
     return trainer.train(resume=resume, callbacks=callbacks)
 
 
+def show_data(
+    config: AnyConfig,
+    out: str | os.PathLike[str],
+    *,
+    data_folder: DataFolder | None = None,
+    overwrite: bool = False,
+) -> DataSummary:
+    """Print what a training reads and write it to its folder; train nothing and load no backbone.
+
+    Args:
+        config: the run.
+        out: the folder of the run, in which a training may begin afterwards.
+        data_folder: as of :func:`run_training`.
+        overwrite: as of :func:`run_training`.
+
+    Raises:
+        DinoneckError: as :func:`dinoneck.train`.
+    """
+    folder = Path(out)
+    check_folder(folder, overwrite=overwrite)
+    if isinstance(config, TrainConfig):
+        config.check_used(with_table=False)
+        import_modules(config.imports)
+        summary = read_data(config, data_folder=data_folder)
+    else:
+        import_modules(config.imports)
+        read_objects = _function_named(TRAININGS.of_config(config).data_reader)
+        summary = read_objects(config)
+    print_data(summary)
+    write_data(folder, summary)
+    return summary
+
+
 def _check_no_options_of_images(
     config: AnyConfig, *, table: Any, heads: Sequence[object], callbacks: Sequence[Callback]
 ) -> None:
@@ -120,8 +157,8 @@ def _check_no_options_of_images(
         raise ConfigError(f"{given[0]} has no effect on a training of {learns}; leave it out")
 
 
-def _function_of(config: AnyConfig) -> Callable[..., Any]:
-    """The function that trains a detector or heads of objects, of a package that imports this one."""
-    module, _, name = TRAININGS.of_config(config).function.rpartition(".")
+def _function_named(path: str) -> Callable[..., Any]:
+    """A function of the training of a detector or of objects, in a package that imports this one."""
+    module, _, name = path.rpartition(".")
     function: Callable[..., Any] = getattr(importlib.import_module(module), name)  # noqa: TID251 - of this package
     return function

@@ -8,15 +8,17 @@ import os
 import shutil
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dinoneck.atomic import read_regular, write_whole
 from dinoneck.data import run_names
+from dinoneck.data.summary import DataSummary
 from dinoneck.errors import CheckpointError, DataError, DinoneckError
 from dinoneck.inference.alike import difference
 from dinoneck.kinds import Runtime, present_report
+from dinoneck.progress import announce
 from dinoneck.text import reason_of, some_of
 from dinoneck.training.config import TRAININGS
 from dinoneck.training.processes import wait_for_all
@@ -29,6 +31,7 @@ FINISHED_HEADS = "finished_heads.json"
 # what zipfile raises, also by a changed method
 _DAMAGED = (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError)
 Callback = Callable[[int, dict[str, Any]], object]  # of an epoch and its row of numbers
+_DATA_FILES = (run_names.DATA_FACTS, run_names.DATA_TEXT, run_names.DATA_SHEET)
 EARLIER = "earlier"
 """The folder in that of a run that keeps the results which the run replaces, until its report is written."""
 TOKENS = "tokens"
@@ -78,11 +81,25 @@ def _check_files_in(folder: Path, *, overwrite: bool) -> None:
         )
     if not results and not is_begun:
         names = [path.name for path in folder.glob("[!.]*")]
-        if names:
+        if names and not _holds_summary_alone(folder, names):
             raise DataError(
                 f"{folder} holds {some_of(names, 3)}, which are not of a run; choose a new or empty "
                 "folder"
             )
+
+
+def _holds_summary_alone(folder: Path, names: Sequence[str]) -> bool:
+    """Whether a folder holds what a dry run, or a run that has just begun, writes of its data, and no other file.
+
+    ``data.json`` is written first, and is read to tell it from a file of the user.
+    """
+    if run_names.DATA_FACTS not in names or not {*names} <= {*_DATA_FILES}:
+        return False
+    try:
+        facts = json.loads(read_regular(folder / run_names.DATA_FACTS))
+    except ValueError:
+        return False
+    return isinstance(facts, dict) and facts.keys() >= {"lines", "images", "left_out"}
 
 
 def _check_writable(folder: Path) -> None:
@@ -113,6 +130,35 @@ def results_in(folder: Path) -> list[Path]:
     for pattern in patterns:
         paths += sorted(folder.glob(pattern))
     return paths
+
+
+def show_data(summary: DataSummary) -> None:
+    """Print what was read, in the process that writes files."""
+    if writes():
+        for line in summary.lines():
+            announce(line)
+
+
+def is_new(folder: Path) -> bool:
+    """Whether a folder holds nothing of a run that is finished, or goes on."""
+    return not results_in(folder) and not (folder / run_names.UNFINISHED).exists()
+
+
+def write_data(folder: Path, summary: DataSummary) -> None:
+    """Write ``data.json``, ``data.txt`` and the sheet ``data.jpg``, in the process that writes files.
+
+    Without images at hand there is no sheet.
+    """
+    if not writes():
+        return
+    facts = json.dumps(summary.to_dict(), indent=2, allow_nan=False)
+    write_file(folder / run_names.DATA_FACTS, f"{facts}\n".encode())
+    text = "\n".join(summary.lines())
+    write_file(folder / run_names.DATA_TEXT, f"{text}\n".encode())
+    if summary.jpeg is None:
+        (folder / run_names.DATA_SHEET).unlink(missing_ok=True)
+    else:
+        write_file(folder / run_names.DATA_SHEET, summary.jpeg)
 
 
 def begin(folder: Path, values: Mapping[str, Any], *, resume: bool) -> dict[str, Any]:
@@ -263,6 +309,8 @@ def _set_aside(folder: Path) -> None:
     if results and (earlier / run_names.REPORT).exists():
         shutil.rmtree(earlier)
     # the report last: a kill between leaves results that the same command goes on to move
+    if results:  # else what is there of data is that of the new run
+        results += [folder / name for name in _DATA_FILES if (folder / name).exists()]
     for path in reversed(results):
         new_path = earlier / path.relative_to(folder)
         new_path.parent.mkdir(parents=True, exist_ok=True)

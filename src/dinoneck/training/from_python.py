@@ -58,8 +58,10 @@ def train(
     head of a fold and its linear baseline; ``logs/fold-K.jsonl`` has a line per epoch.
     ``head.safetensors`` is what the run predicts with, of all folds as one ensemble.
     ``out_of_fold.csv`` has the held-out predictions. ``trained_on.csv`` lists the images with their
-    hashes, and which folds were trained on each. ``report.json`` is written last. A fold is
-    finished when its head is there: the same call after a kill or an error trains no finished fold
+    hashes, and which folds were trained on each. ``data.txt`` and ``data.json`` have what was read,
+    and ``data.jpg`` shows some of the images with their labels; they are written before the first
+    image is encoded. ``report.json`` is written last. A fold is finished when its head is there: the
+    same call after a kill or an error trains no finished fold
     again, and writes what it would have written.
 
     A run of heads of images predicts with the head if the config names one (``head.type``). Else it

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dinoneck.data.labels import DenseLabels
-from dinoneck.data.masks import MaskClasses, mask_classes, survey_masks
+from dinoneck.data.masks import MaskClasses, MaskSurvey, mask_classes, survey_masks
 from dinoneck.data.normals import NormalLabels
 from dinoneck.data.table import Table
 from dinoneck.errors import ConfigError, DataError
@@ -179,6 +179,7 @@ class Maps:
             NaN where unknown.
         weight: (n, rows, cols) float32, how many labelled pixels a patch has.
         classes: of masks of classes: which values they are; None of others.
+        survey: of masks of classes: the values of each; None of others.
         read_pixels: returns the classes (1, height, width) of a row's prepared image, -1 = none;
             without a mask (1, 1, 1). Of surface normals it returns these (3, height, width), NaN =
             none; without a mask (3, 1, 1).
@@ -189,6 +190,7 @@ class Maps:
     weight: Tensor
     read_pixels: Callable[[int], Tensor]
     classes: MaskClasses | None = None
+    survey: MaskSurvey | None = None
 
 
 def read_maps(data: DataConfig, table: Table, preprocess: Preprocessing) -> Maps:
@@ -208,6 +210,8 @@ def read_maps(data: DataConfig, table: Table, preprocess: Preprocessing) -> Maps
     if data.label_kind == "normals":
         return _read_normals(table, masks, preprocess)
     names = data.classes
+    survey = None
+    classes = None
     if data.label_kind == "numbers":
         reader = DenseLabels(scale=data.scale, offset=data.offset, nodata=data.nodata)
     else:
@@ -226,8 +230,9 @@ def read_maps(data: DataConfig, table: Table, preprocess: Preprocessing) -> Maps
             return torch.full((1, 1, 1), -1)
         return reader.indices([file_of_row[row]], preprocess)
 
-    mask_classes_read = classes if data.label_kind != "numbers" else None
-    return Maps(names, values, weight=weight, read_pixels=read_pixels, classes=mask_classes_read)
+    return Maps(
+        names, values, weight=weight, read_pixels=read_pixels, classes=classes, survey=survey
+    )
 
 
 def _read_normals(table: Table, masks: TableMasks, preprocess: Preprocessing) -> Maps:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dinoneck.data.arrays import Array
 from dinoneck.data.class_counts import check_class_counts
-from dinoneck.data.masks import MaskClasses
+from dinoneck.data.masks import MaskClasses, MaskSurvey
 from dinoneck.data.table import Table
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.images.preprocessing import Preprocessing
@@ -75,6 +75,7 @@ class Problem:
         shares: ``task:column`` -> the shares of a ratio whose column is scored as the number of
             another output. They have no scores, and intervals as scored targets do.
         mask_classes: of masks of classes: which values they are.
+        mask_survey: of masks of classes: the values of each.
     """
 
     tasks: Sequence[Task]
@@ -84,6 +85,7 @@ class Problem:
     scored: Mapping[str, ScoredTarget]
     shares: Mapping[str, ValueTarget] = field(default_factory=dict)
     mask_classes: MaskClasses | None = None
+    mask_survey: MaskSurvey | None = None
 
     @property
     def with_residuals(self) -> dict[str, ScoredTarget]:
@@ -149,6 +151,7 @@ def read_problem(config: TrainConfig, table: Table, preprocess: Preprocessing) -
         scored=_numbers_first(scored, table),
         shares=_unscored_shares(tasks, learned, scored),
         mask_classes=None if maps is None else maps.classes,
+        mask_survey=None if maps is None else maps.survey,
     )
 
 

@@ -34,11 +34,11 @@ from dinoneck.losses.composition import Composition, CompositionLoss
 from dinoneck.losses.task_loss import TaskLoss, UncertaintyWeighting
 from dinoneck.progress import note
 from dinoneck.registry import import_modules
-from dinoneck.text import some_of
 from dinoneck.training import folder as files
 from dinoneck.training import report as reports
 from dinoneck.training.config import DataConfig, HeadConfig, TrainConfig
 from dinoneck.training.data_folder import of_data_folder
+from dinoneck.training.data_summary import summary_of_run
 from dinoneck.training.engine import highest_memory
 from dinoneck.training.epoch_notes import SHORTEST_RUN, EpochNotes
 from dinoneck.training.evaluators import Evaluator, FoldTokens, KeptHead, ValueEvaluator
@@ -46,7 +46,6 @@ from dinoneck.training.fitting import fit, seconds_per_image
 from dinoneck.training.folds import Fold, Rows, folds_of
 from dinoneck.training.intervals import with_configured_intervals
 from dinoneck.training.mask_classes import warn_of_mask_classes
-from dinoneck.training.masks import reader_of_classes
 from dinoneck.training.new_head import (
     cheaper_head,
     default_head_of_masks,
@@ -85,7 +84,6 @@ from dinoneck.version import versions
 
 logger = logging.getLogger(__name__)
 
-_SHOWN = 5  # images in a message
 _LONG_S = 600.0  # seconds of a run that a cheaper head is named for
 # of an image that is held out, of one to train on: a backward pass costs two forward passes
 _COST_OF_VALIDATION = 1 / 3
@@ -140,9 +138,11 @@ def prepare(
         config = as_begun(config, [out])
     tokens.check_start(config)
     problem = read_problem(config, images, tokens.preprocess)
-    summary = _summary(config, images, problem)
-    for line in summary.lines:
-        logger.warning("data: %s", line)
+    if like is None:
+        summary = summary_of_run(config, images, problem)
+        files.show_data(summary)
+    else:
+        summary = like.summary
     labelled = _labelled_rows(problem, images)
     if len(labelled) < len(images):
         images = images.take(labelled)
@@ -159,7 +159,7 @@ def prepare(
     else:
         folds = like.folds
     evaluator = ValueEvaluator(config, images, problem, folds)
-    trainer = ImageTrainer(
+    return ImageTrainer(
         config,
         out,
         table=images,
@@ -167,18 +167,8 @@ def prepare(
         problem=problem,
         folds=folds,
         evaluator=evaluator,
+        summary=summary,
     )
-    trainer.summary = summary
-    return trainer
-
-
-def _summary(config: TrainConfig, table: Table, problem: Problem) -> DataSummary:
-    """What was read, to be shown before the training."""
-    classes = problem.mask_classes
-    if classes is None:
-        return DataSummary.of_table(table)
-    reader = reader_of_classes(classes, config.data.nodata)
-    return DataSummary.of_table(table, classes, reader.stored_indices)
 
 
 def as_begun(config: TrainConfig, folders: Sequence[Path]) -> TrainConfig:
@@ -199,19 +189,8 @@ def as_begun(config: TrainConfig, folders: Sequence[Path]) -> TrainConfig:
 
 
 def _labelled_rows(problem: Problem, table: Table) -> Rows:
-    """The rows of a table without those whose label files have no labelled pixel, if nothing else is known of them.
-
-    A warning names what is left out.
-    """
-    unlabelled = unlabelled_rows(problem, table)
-    if len(unlabelled):
-        logger.warning(
-            "%d of %d images have no labelled pixel in their label files and are left out: %s",
-            len(unlabelled),
-            len(table),
-            some_of([repr(table.ids[row]) for row in unlabelled], _SHOWN),
-        )
-    return np.delete(np.arange(len(table)), unlabelled)
+    """The rows of a table without those whose label files have no labelled pixel, if nothing else is known of them."""
+    return np.delete(np.arange(len(table)), unlabelled_rows(problem, table))
 
 
 class Trainer(ABC, Generic[AnyHeadConfig]):
@@ -228,6 +207,7 @@ class Trainer(ABC, Generic[AnyHeadConfig]):
         problem: what the heads learn.
         folds: rows of the table, in the order in which they are trained.
         evaluator: predicts and scores the held-out images.
+        summary: what was read.
 
     Attributes:
         problem: the problem, with labels as fine as the maps of the heads.
@@ -249,10 +229,11 @@ class Trainer(ABC, Generic[AnyHeadConfig]):
         problem: Problem,
         folds: Sequence[Fold],
         evaluator: Evaluator,
+        summary: DataSummary,
     ) -> None:
         self.config = config
         self.folder = folder
-        self.summary: DataSummary | None = None
+        self.summary = summary
         self.table = table
         self.tokens = tokens
         self.folds = folds
@@ -302,8 +283,6 @@ class Trainer(ABC, Generic[AnyHeadConfig]):
             note(f"{fold.title} is trained, {finished} of {len(self.folds)}")
         report = self._report()
         if files.writes():
-            if self.summary is not None:
-                self.summary.write(self.folder)
             self._write_head_of_run(report)
             self._write_predictions()
         return report
@@ -366,7 +345,13 @@ class Trainer(ABC, Generic[AnyHeadConfig]):
         warn_of_seen_images(init, images, None if stored is None else stored.take(rows))
 
     def _begin(self, *, resume: bool) -> None:
-        """Keep what identifies the run, see :func:`dinoneck.training.folder.begin`; make its folders."""
+        """Keep what identifies the run, see :func:`dinoneck.training.folder.begin`; make its folders.
+
+        What was read is written before the first image is encoded, unless the folder holds a run, whose
+        files stay until it is known that this one continues or replaces it.
+        """
+        if files.is_new(self.folder):
+            files.write_data(self.folder, self.summary)
         # images that cannot be used are refused before a file is written
         if self.evaluator.has_baseline or not self.config.is_live:
             self.tokens.frozen()
@@ -376,6 +361,7 @@ class Trainer(ABC, Generic[AnyHeadConfig]):
         continues_0_3 = resume and files.is_begun_by_0_3(self.folder)
         identity = self.identity(as_in_0_3=continues_0_3)
         files.begin(self.folder, identity, resume=resume)
+        files.write_data(self.folder, self.summary)
         for name in (run_names.HEADS, run_names.LOGS):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
 
@@ -632,6 +618,7 @@ class Trainer(ABC, Generic[AnyHeadConfig]):
         epochs = [row for rows in logs.values() for row in rows]
         return {
             **report,
+            "data": self.summary.to_dict(),
             "parameters": num_parameters,
             **highest_memory(epochs, local_device(self.config.device)),
             "config": self.config.to_dict(),

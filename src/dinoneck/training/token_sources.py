@@ -22,12 +22,12 @@ from dinoneck.devices import bytes_of
 from dinoneck.dtypes import float_dtype
 from dinoneck.errors import DataError
 from dinoneck.images.bands import read_channels
+from dinoneck.images.content import cached_hash_of
 from dinoneck.images.decoding import ImageInput, read_image_size, to_uint8
 from dinoneck.images.pixels import in_threads
 from dinoneck.images.preprocessing import Preprocessing
 from dinoneck.layers.inputs import Origin
 from dinoneck.progress import progress
-from dinoneck.store.images import cached_hash_of
 from dinoneck.text import counted, some_of
 from dinoneck.tokens import Tokens
 

@@ -21,7 +21,7 @@ from dinoneck.checkpoint.training_images import NO_IMAGES, TrainingImages
 from dinoneck.data import run_names
 from dinoneck.data.cells import csv_text
 from dinoneck.errors import DataError
-from dinoneck.store.images import cached_hash_of
+from dinoneck.images.content import cached_hash_of
 from dinoneck.training import folder as files
 from dinoneck.training.folds import Fold
 from dinoneck.training.run_tokens import StoreSubset

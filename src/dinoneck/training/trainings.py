@@ -28,6 +28,7 @@ class Training:
         data_keys: keys of ``data`` that no other training has, of which one names its data; none:
             values without the data keys of other trainings describe it.
         missing: the message for values without these keys.
+        data_reader: the function that reads its data alone; empty of heads of images.
     """
 
     config: type[Config]
@@ -35,6 +36,7 @@ class Training:
     learns: str
     data_keys: tuple[str, ...] = ()
     missing: str = ""
+    data_reader: str = ""
 
     def names_in(self, group: str) -> list[str]:
         """Return the names of the keys in a group; with an empty text, those of groups and of keys without one."""

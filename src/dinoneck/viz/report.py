@@ -85,6 +85,7 @@ from dinoneck.viz.scales import (
 from dinoneck.viz.score_tables import MOST_COLUMNS, ScoreTable, all_tables, box_tables, matrix_table
 
 _PICTURES_BYTES = 1_500_000  # of all pictures of a page, so that it can be mailed
+_SHEET_BYTES = 400_000  # of the sheet of the data that the run was trained on
 _TOKENS_WIDTH_PX = 700
 _MOST_IN_A_ROW = 4  # pictures of an image
 _NO_CHARTS = "Charts are left out: matplotlib draws them, pip install 'dinoneck[train]'."
@@ -188,7 +189,8 @@ def html_report(
         facts: heading -> term -> text, such as what the head is and how it was run; each becomes a
             list at the end.
         training: the ``report.json`` of the training run; the scores of its held-out images become
-            a section. Under ``"held_out"`` it may hold target -> (known values, predictions),
+            a section, and what it read of its data another one, with the picture ``"sheet"``. Under
+            ``"held_out"`` it may hold target -> (known values, predictions),
             ``"log"`` a detector's ``log.jsonl``.
         unread: name -> reason of the images that could not be read.
         classes: of a detector, in its order: each has the colour that it has in other pictures.
@@ -231,6 +233,7 @@ def html_report(
         sections["Against known values"] = against_known
     sections["Predictions"] = Section([comparison.images], charts=[])
 
+    sheet = training.get("sheet")
     remarks = list(training.get("remarks", ()))
     if not draws_charts():
         remarks.append(_NO_CHARTS)
@@ -253,6 +256,8 @@ def html_report(
         sections=sections,
         remarks=remarks,
         articles=list(_articles(entries, drawn, tasks, classes)),
+        data_lines=training.get("data", {}).get("lines", []),
+        data_sheet=None if sheet is None else small_data_uri(sheet, _SHEET_BYTES),
         most_in_a_row=_MOST_IN_A_ROW,
         image_notes=_image_notes(entries, drawn, tasks),
         prediction_notes=_prediction_notes(entries, drawn, tasks),

@@ -291,6 +291,9 @@ def test_from_a_table_to_predictions(table: Path, tmp_path: Path) -> None:
     assert "No --group" not in cli(*words, "--group", "field", "--overwrite").out
     assert sorted(os.listdir(run)) == [
         "baselines",
+        "data.jpg",
+        "data.json",
+        "data.txt",
         "head.safetensors",
         "heads",
         "logs",
@@ -318,6 +321,49 @@ def test_from_a_table_to_predictions(table: Path, tmp_path: Path) -> None:
     images = [tmp_path / f"{i}.png" for i in range(8)]
     assert cli("predict", *images, "--heads", run / "heads", "--out", tmp_path / "p.csv").code == 0
     assert [row["image"] for row in rows_of(tmp_path / "p.csv")] == [*map(str, images)]
+
+
+DATA_FILES = ["data.jpg", "data.json", "data.txt"]
+
+
+def test_a_dry_run_shows_what_the_run_reads_and_a_run_starts_anew_there(
+    table: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    words = ["train", "--csv", table, "--targets", "green", "--out", run]
+
+    dry = cli(*words, "--dry-run", "--backbone-file", table)  # a file of no weights is not opened
+
+    assert dry.code == 0
+    assert "8 images: PNG RGB 8" in dry.err
+    assert sorted(os.listdir(run)) == DATA_FILES
+    before = files_of(run)
+    done = cli(*words, *TINY)
+    assert done.code == 0
+    assert {name: files_of(run)[name] for name in DATA_FILES} == before
+    report = json.loads((run / "report.json").read_text())
+    assert report["data"] == json.loads((run / "data.json").read_text())
+    assert "\n".join(report["data"]["lines"]) in done.err
+
+
+def test_a_dry_run_refuses_what_a_run_refuses_and_writes_nothing(
+    table: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    refused = cli("train", "--csv", table, "--targets", "blue", "--out", run, "--dry-run")
+    assert refused.code == 1
+    assert "blue" in refused.err
+    assert not run.exists()
+
+
+def test_a_folder_with_a_data_json_of_the_user_is_refused(table: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "data.json").write_text('{"images": [], "annotations": []}')
+    refused = cli("train", "--csv", table, "--targets", "green", "--out", run, *TINY)
+    assert refused.code == 1
+    assert "data.json" in refused.err
+    assert sorted(os.listdir(run)) == ["data.json"]
 
 
 def test_images_with_very_many_patches_get_a_smaller_size_proposed() -> None:
