@@ -11,12 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from tests.unit.data.tiff_files import nodata_tag, write_tiff
-
-from dinoneck import ConfigError, DataError
-from dinoneck.data import DenseLabels, Preprocessing, count_classes
-from dinoneck.images.rasters import LabelRaster
 from dinoneck.data.label_sets import (
     MaskClasses,
     UsedColours,
@@ -24,6 +18,12 @@ from dinoneck.data.label_sets import (
     survey_masks,
     used_colours,
 )
+from PIL import Image
+from tests.unit.data.tiff_files import nodata_tag, write_tiff
+
+from dinoneck import ConfigError, DataError
+from dinoneck.data import DenseLabels, Preprocessing, count_classes
+from dinoneck.images.rasters import LabelRaster
 
 ONE_PIXEL = Preprocessing(1)
 

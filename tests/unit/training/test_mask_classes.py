@@ -11,8 +11,7 @@ from PIL import Image
 
 from dinoneck.data import Preprocessing, read_masks
 from dinoneck.data.cells import FOLD
-from dinoneck.data.folders import table_of_folder
-from dinoneck.data.folders import read_data_folder
+from dinoneck.data.folders import read_data_folder, table_of_folder
 from dinoneck.data.table import Table
 from dinoneck.training import TrainConfig
 from dinoneck.training.folds import folds_of
