@@ -121,7 +121,15 @@ PREDICT_WITHOUT_TRUTH = RunKind(
     "predictions without --truth", unused=("--image-column", "--subfolders")
 )
 REPORT_WITHOUT_TRUTH = RunKind(
-    "a report without --truth", unused=("--image-column", "--subfolders")
+    "a report without --truth",
+    unused=(
+        "--image-column",
+        "--subfolders",
+        "--nodata",
+        "--class-values",
+        "--class-colors",
+        "--classes",
+    ),
 )
 EXPORT_HEAD_ALONE = RunKind(
     "the export of a head without --with-backbone",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from dinoneck.data.boxes import BoxImages
     from dinoneck.data.folders import Subfolders
+    from dinoneck.evaluation.mask_options import MaskOptions
     from dinoneck.evaluation.masks import MaskReader
     from dinoneck.inference.predictor import Predictor
     from dinoneck.task_facts import TaskFacts
@@ -110,6 +111,7 @@ def known_values(
     *,
     image_column: str,
     subfolders: Subfolders | None = None,
+    mask_options: MaskOptions | None = None,
 ) -> KnownValues:
     """Return what truths say of image files, for heads without keys.
 
@@ -122,10 +124,12 @@ def known_values(
         predictor: the heads.
         image_column: the CSV's column of file names.
         subfolders: how the folders in the truth are read; None: by their names.
+        mask_options: how masks are read; None: as in the training of the heads.
 
     Raises:
-        ConfigError: if a task predicts objects or numbers per pixel, which a folder shows; or the
-            truth is a folder of masks, and the images are not named by their one folder.
+        ConfigError: if a task predicts objects or numbers per pixel, which a folder shows; if the
+            truth is a folder of masks, and the images are not named by their one folder; or if
+            options of masks are given, and the truth has none.
         DataError: if the truth cannot be read, or has nothing that is predicted, see
             :func:`values_of_rows`.
     """
@@ -140,10 +144,13 @@ def known_values(
             predictor,
             image_column=image_column,
             subfolders=subfolders if truth.is_dir() or len(truths) == 1 else None,
+            mask_options=mask_options,
         )
         masks = masks or known.masks
         for file, values_of_file in known.values.items():
             values.setdefault(file, {}).update(values_of_file)
+    if mask_options is not None and masks is None:
+        mask_options.check_not_given()
     return KnownValues(values, masks)
 
 
@@ -155,6 +162,7 @@ def _values_of_truth(
     *,
     image_column: str,
     subfolders: Subfolders | None,
+    mask_options: MaskOptions | None,
 ) -> KnownValues:
     """What one truth says of image files."""
     tasks = predictor.tasks
@@ -164,7 +172,12 @@ def _values_of_truth(
             values_of_rows(truth, files, tasks, image_column=image_column, subfolders=subfolders)
         )
     masks = KnownMasks.open(
-        truth, images, predictor, image_column=image_column, subfolders=subfolders
+        truth,
+        images,
+        predictor,
+        image_column=image_column,
+        subfolders=subfolders,
+        mask_options=mask_options,
     )
     values = {}
     for file in masks.files_among(files, truth):
@@ -331,6 +344,7 @@ class KnownMasks:
         *,
         image_column: str,
         subfolders: Subfolders | None,
+        mask_options: MaskOptions | None = None,
     ) -> KnownMasks:
         """Survey a folder of masks, and pair it with a folder of images.
 
@@ -340,6 +354,7 @@ class KnownMasks:
             predictor: the heads.
             image_column: a column of tables, which a folder has not.
             subfolders: how the folders in the truth are read; None: by their names.
+            mask_options: how masks are read; None: as in the training of the heads.
 
         Raises:
             ConfigError: if the heads predict no classes of pixels, or the images are not named by
@@ -377,7 +392,7 @@ class KnownMasks:
         reader = MaskReader.open(
             Table.from_frame(frame),
             tasks_of_classes,
-            options=MaskOptions(labels=None, nodata=(), class_values=()),
+            options=mask_options or MaskOptions(),
             records=mask_records_of({"head": predictor}),
         )
         names = {task.name for task in tasks_of_classes}

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
     from dinoneck.data.boxes import BoxImages
     from dinoneck.data.folders import Subfolders
+    from dinoneck.evaluation.mask_options import MaskOptions
     from dinoneck.heads.instances import LeastScore
     from dinoneck.images.preprocessing import Preprocessing
     from dinoneck.inference.predictor import Predictor
@@ -56,6 +57,10 @@ def report(
     truth: Annotated[tuple[Path, ...], arg(metavar="CSV|FOLDER|JSON ...")] = (),
     image_column: str = "image",
     subfolders: Literal["classes", "folds"] | None = None,
+    nodata: tuple[float, ...] = (),
+    class_values: tuple[int, ...] = (),
+    class_colors: tuple[str, ...] = (),
+    classes: Annotated[Path | None, arg(metavar="CSV")] = None,
     max_images: Annotated[int, cli.whole(0)] = 24,
     no_tokens: bool = False,
     strict: bool = False,
@@ -78,6 +83,11 @@ def report(
             of labels; or a CSV and a folder of masks (--truth known.csv masks/).
         image_column: column of file names in --truth.
         subfolders: with a folder as truth: whether the folders in it are classes or folds.
+        nodata: values without a label in masks of --truth, such as 255; without it as in training.
+        class_values: the value of each class in these masks; without it as in training.
+        class_colors: the colour of each class in them, as R,G,B such as 0,128,0; without it as in
+            training.
+        classes: CSV file with the columns name, r, g, b: the colours of the classes by their names.
         max_images: images to draw: those with the largest errors, and typical ones; the table lists
             all.
         no_tokens: leave out the colours of the tokens.
@@ -104,6 +114,8 @@ def report(
     tasks = opened.tasks
     training = _training_report(Path(head), tasks)
     if tasks:
+        from dinoneck.evaluation.mask_options import MaskOptions
+
         # without images their list refuses with what to name
         files = files or cli.list_images(images)
         report_images = _images_of_heads(
@@ -113,6 +125,12 @@ def report(
             truth,
             image_column=image_column,
             subfolders=subfolders,
+            mask_options=MaskOptions(
+                nodata=nodata,
+                class_values=class_values,
+                class_colors=class_colors,
+                classes=classes,
+            ),
         )
     else:
         report_images = _images_of_detector(opened.model, files, images, truth, training)
@@ -202,12 +220,19 @@ def _images_of_heads(
     *,
     image_column: str,
     subfolders: Subfolders | None,
+    mask_options: MaskOptions,
 ) -> _ReportImages:
     """Files, with the known values that truths have of them."""
     from dinoneck.viz.pictures import as_image
 
     known = known_values(
-        truths, images, files, predictor, image_column=image_column, subfolders=subfolders
+        truths,
+        images,
+        files,
+        predictor,
+        image_column=image_column,
+        subfolders=subfolders,
+        mask_options=mask_options if truths else None,
     )
 
     def known_of(file: Path) -> Mapping[str, Any]:

@@ -45,11 +45,12 @@ from dinoneck.training.learned_tasks import (
     read_columns,
 )
 from dinoneck.training.map_numbers import read_from_map
-from dinoneck.training.masks import Maps, map_task, read_maps
+from dinoneck.training.masks import KeptMaps, Maps, map_task, read_maps
 from dinoneck.training.report import check_target_names
 from dinoneck.training.scored import (
     ClassTarget,
     LabelsTarget,
+    MapTarget,
     PixelTarget,
     ScoredTarget,
     ValueTarget,
@@ -74,7 +75,7 @@ class Problem:
         scored: target -> where its predictions are, and the truth.
         shares: ``task:column`` -> the shares of a ratio whose column is scored as the number of
             another output. They have no scores, and intervals as scored targets do.
-        mask_classes: of masks of classes: which values they are.
+        maps: of masks: what was read of them, with the rows of the table that was read; None without.
     """
 
     tasks: Sequence[Task]
@@ -83,7 +84,12 @@ class Problem:
     compositions: Sequence[Composition]
     scored: Mapping[str, ScoredTarget]
     shares: Mapping[str, ValueTarget] = field(default_factory=dict)
-    mask_classes: MaskClasses | None = None
+    maps: Maps | None = None
+
+    @property
+    def mask_classes(self) -> MaskClasses | None:
+        """Of masks of classes: which values they are."""
+        return None if self.maps is None else self.maps.classes
 
     @property
     def with_residuals(self) -> dict[str, ScoredTarget]:
@@ -148,7 +154,7 @@ def read_problem(config: TrainConfig, table: Table, preprocess: Preprocessing) -
         compositions=compositions,
         scored=_numbers_first(scored, table),
         shares=_unscored_shares(tasks, learned, scored),
-        mask_classes=None if maps is None else maps.classes,
+        maps=maps,
     )
 
 
@@ -483,6 +489,7 @@ def with_fine_maps(problem: Problem, outputs: Mapping[str, Tensor]) -> Problem:
     """
     targets = dict(problem.targets)
     weights = dict(problem.weights)
+    scored = dict(problem.scored)
     for task in problem.tasks:
         if not task.is_map:
             continue
@@ -490,6 +497,10 @@ def with_fine_maps(problem: Problem, outputs: Mapping[str, Tensor]) -> Problem:
         if size == targets[task.name].shape[-2:]:
             continue
         target = problem.scored.get(task.name)
+        if isinstance(target, MapTarget):
+            # read here, and again where it is scored
+            target = replace(target, read_pixels=KeptMaps(target.read_pixels))
+            scored[task.name] = target
         if isinstance(target, VectorTarget):
             targets[task.name], weights[task.name] = _normals_at_size(target, size)
             continue
@@ -499,7 +510,7 @@ def with_fine_maps(problem: Problem, outputs: Mapping[str, Tensor]) -> Problem:
                 "take dense"
             )
         targets[task.name] = _classes_at_size(target, size)
-    return replace(problem, targets=targets, weights=weights)
+    return replace(problem, targets=targets, weights=weights, scored=scored)
 
 
 def _normals_at_size(target: VectorTarget, size: Sequence[int]) -> tuple[Tensor, Tensor]:
