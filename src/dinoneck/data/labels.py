@@ -287,10 +287,6 @@ class ClassLabels:
         """Return the class of each pixel of one mask, (H, W) int64 at its own size, -1 = unlabelled."""
         return self.coding.index(read_label(label, image_size))
 
-    def indices(self, label: Any, preprocess: Preprocessing) -> Tensor:
-        """Return the classes (H, W) of one mask at the size of the prepared image, see :meth:`DenseLabels.indices`."""
-        return prepared_classes(torch.from_numpy(self.stored_indices(label)), preprocess)
-
 
 @dataclass(frozen=True)
 class ClassCells:
@@ -388,19 +384,32 @@ class _ValueCells:
 
 
 def count_classes(labels: Any, nodata: float | Sequence[float] | None = None) -> int:
-    """Return how many classes masks have: 1 + their largest index, or two of masks of 0 and 255 alone.
-
-    In masks of 8 bits that hold other values too, 255 is unlabelled.
+    """Return how many classes masks have: 1 + their largest index.
 
     Args:
         labels: masks, one band of class indices or a palette each.
         nodata: stored values that are no class.
 
     Raises:
-        DataError: if a mask cannot be read, or its values are no class indices below 256.
+        DataError: if a mask cannot be read, or its values are no class indices below 256; for masks of
+            0 and 255 alone, and of 8 bits with 255 beside other values, which are no indices.
     """
     options = ClassOptions(nodata=DenseLabels(nodata=nodata)._nodata)
-    return len(mask_classes(survey_masks(labels, options), options).names)
+    survey = survey_masks(labels, options)
+    classes = mask_classes(survey, options)
+    if classes.stored is not None:
+        white = classes.stored[-1]
+        raise DataError(
+            f"{survey.holder(white)} holds {white}, and the masks no other value but 0: two classes, "
+            f"which DenseLabels(class_values=(0, {white})) reads"
+        )
+    if classes.unlabelled_values:
+        raise DataError(
+            f"{survey.holder(WHITE)} holds {WHITE} beside other values: pass nodata={WHITE} here and to "
+            "DenseLabels if it marks pixels without a class, or the value of each class as "
+            "DenseLabels(class_values=...)"
+        )
+    return len(classes.names)
 
 
 def cell_sums(plane: Tensor, recipe: Preprocessing) -> Tensor:

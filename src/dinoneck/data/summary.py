@@ -69,7 +69,7 @@ class DataSummary:
         Args:
             table: the images and what is known of them.
             masks: the classes of its masks; None = they are not of classes, or there are none.
-            read_mask: returns the indices (H, W) of a mask file, to draw them.
+            read_mask: returns the indices (H, W) of the mask of a row, to draw them.
         """
         lines = [*_image_lines(table.images), *_group_lines(table)]
         lines += [_column_line(name, column) for name, column in table.columns.items()]
@@ -79,7 +79,7 @@ class DataSummary:
         for row in _spread(len(table)):
             values = [f"{name} {_value(column, row)}" for name, column in table.columns.items()]
             has_mask = read_mask is not None and table.has_mask(row)
-            mask = read_mask((table.masks or [])[row]) if has_mask else None
+            mask = read_mask(row) if has_mask else None
             samples.append(
                 Sample(table.images[row], f"{table.ids[row]}: {', '.join(values[:3])}", mask)
             )

@@ -14,7 +14,12 @@ import torch
 from torch import Tensor
 
 from dinoneck.data.class_colors import parse_colors
-from dinoneck.data.labels import ClassLabels, DenseLabels, read_class_cells
+from dinoneck.data.labels import (
+    ClassLabels,
+    DenseLabels,
+    prepared_classes,
+    read_class_cells,
+)
 from dinoneck.data.masks import ClassOptions, MaskClasses
 from dinoneck.data.normals import NormalLabels
 from dinoneck.data.table import Table
@@ -186,8 +191,8 @@ class Maps:
         read_pixels: returns the classes (1, height, width) of a row's prepared image, -1 = none;
             without a mask (1, 1, 1). Of surface normals it returns these (3, height, width), NaN =
             none; without a mask (3, 1, 1).
-        read_stored: returns a mask of the table at its own size: classes (H, W) int64, -1 =
-            unlabelled, or numbers (H, W, bands) float32, NaN = unlabelled; None for normals.
+        read_stored: returns the mask of a row, which has one, at its own size: classes (H, W) int64,
+            -1 = unlabelled, or numbers (H, W, bands) float32, NaN = unlabelled; None for normals.
         classes: of masks of classes: which values they are; None of others.
     """
 
@@ -195,7 +200,7 @@ class Maps:
     values: Tensor
     weight: Tensor
     read_pixels: Callable[[int], Tensor]
-    read_stored: Callable[[Any], Raw] | None = None
+    read_stored: Callable[[int], Raw] | None = None
     classes: MaskClasses | None = None
 
 
@@ -229,17 +234,23 @@ def _read_classes(
     values, weight = _of_all_rows(table, masks, cells.values, cells.weight)
     file_of_row = dict(zip(masks.rows, masks.files, strict=True))
 
+    def read_index(row: int) -> Tensor:
+        return torch.from_numpy(reader.stored_indices(file_of_row[row]))
+
+    # those that the data summary draws are not decoded again where they are scored
+    stored = KeptMaps(read_index)
+
     def read_pixels(row: int) -> Tensor:
         if row not in file_of_row:
             return torch.full((1, 1, 1), -1)
-        return reader.indices(file_of_row[row], preprocess)[None]
+        return prepared_classes(stored.once(row), preprocess)[None]
 
     return Maps(
         cells.classes.names,
         values,
         weight=weight,
         read_pixels=read_pixels,
-        read_stored=reader.stored_indices,
+        read_stored=lambda row: stored(row).numpy(),
         classes=cells.classes,
     )
 
@@ -251,12 +262,13 @@ def _read_numbers(
     reader = DenseLabels(scale=data.scale, offset=data.offset, nodata=data.nodata)
     mean, counts = reader.cells(masks.files, preprocess, masks.image_sizes)
     values, weight = _of_all_rows(table, masks, mean, counts)
+    file_of_row = dict(zip(masks.rows, masks.files, strict=True))
     return Maps(
         data.classes,
         values,
         weight=weight,
         read_pixels=_no_pixels,
-        read_stored=reader.stored_numbers,
+        read_stored=lambda row: reader.stored_numbers(file_of_row[row]),
     )
 
 
@@ -328,7 +340,7 @@ class KeptMaps(Generic[Key]):
         self._kept: dict[Key, _CompressedMap] = {}
 
     def __call__(self, key: Key) -> Tensor:
-        """Return the map of a key, such as a row."""
+        """Return the map of a key, such as a row, and keep it."""
         if key in self._kept:
             return self._kept[key].restore()
         tensor = self._read(key)
@@ -337,6 +349,12 @@ class KeptMaps(Generic[Key]):
             self._free_bytes -= len(compressed.data)
             self._kept[key] = compressed
         return tensor
+
+    def once(self, key: Key) -> Tensor:
+        """Return the map of a key, and keep it only if it is kept already."""
+        if key in self._kept:
+            return self._kept[key].restore()
+        return self._read(key)
 
 
 @dataclass(frozen=True)

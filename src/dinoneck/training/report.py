@@ -82,7 +82,6 @@ def no_predictions(targets: Mapping[str, ScoredTarget]) -> Predictions:
     return {name: target.no_predictions() for name, target in targets.items()}
 
 
-@torch.no_grad()
 @dataclass(frozen=True)
 class PredictingMethod:
     """A method, and where what it predicts is written.
@@ -112,6 +111,7 @@ class PredictingMethod:
         return outputs
 
 
+@torch.no_grad()
 def write_predictions(
     targets: Mapping[str, ScoredTarget],
     methods: Sequence[PredictingMethod],
