@@ -373,7 +373,7 @@ def mask_classes(survey: MaskSurvey, options: ClassOptions = ClassOptions()) -> 
             f"the masks hold {some_of_numbers(survey.pixels)} alone, which is unlabelled; expected "
             "class indices, or its class named (--class-values)"
         )
-    names, stored = _names_and_values(labelled, options)
+    names, stored = _names_and_values(survey, labelled, options)
     coding = ClassCoding(len(names), stored, options, unlabelled_values)
     expected = range(len(names)) if stored is None else stored
     for value in labelled:
@@ -414,7 +414,7 @@ def _are_two_classes(values: Iterable[int], names: Sequence[str]) -> bool:
 
 
 def _names_and_values(
-    labelled: Sequence[int], options: ClassOptions
+    survey: MaskSurvey, labelled: Sequence[int], options: ClassOptions
 ) -> tuple[tuple[str, ...], tuple[int, ...] | None]:
     """The names of the classes and their values; None instead of the values: 0, 1, ..."""
     names = tuple(options.names)
@@ -434,10 +434,11 @@ def _names_and_values(
     if names:
         return names, None
     if labelled[0] < 0 or labelled[-1] >= _MOST_CLASSES:
+        outside = labelled[0] if labelled[0] < 0 else labelled[-1]
         raise DataError(
-            f"the masks hold {some_of_numbers(labelled)}; expected class indices 0, 1, ... below "
-            f"{_MOST_CLASSES}: name the values of the classes (--class-values), or read numbers per "
-            "pixel (--label-kind numbers)"
+            f"{survey.holder(outside)} holds {outside}, and the masks {some_of_numbers(labelled)}; "
+            f"expected class indices 0, 1, ... below {_MOST_CLASSES}: name the values of the classes "
+            "(--class-values), or read numbers per pixel (--label-kind numbers)"
         )
     return tuple(map(str, range(labelled[-1] + 1))), None
 
@@ -460,4 +461,4 @@ def _check_palettes(files: Iterable[MaskFile], unlabelled_values: Sequence[int])
 
 def some_of_numbers(values: Iterable[int]) -> str:
     """Return a list of numbers for a message."""
-    return some_of([f"{value:g}" for value in values], 8)
+    return some_of([f"{value:.12g}" for value in values], 8)

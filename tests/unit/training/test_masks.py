@@ -283,7 +283,7 @@ def counting(read: Any, counts: Counter[str]) -> Any:
     "head",
     [
         pytest.param({"type": "dense", "hidden_dim": 8}, id="a map of patches"),
-        pytest.param({"type": "mask", "upscale": 2}, id="a finer map"),
+        pytest.param({"type": "dpt"}, id="a finer map", marks=pytest.mark.slow),
     ],
 )
 def test_every_mask_is_decoded_at_most_twice_in_a_run_and_in_an_evaluation(
