@@ -242,12 +242,6 @@ def cells(label: Any, **options: Any) -> Callable[[], Any]:
     return lambda: DenseLabels().cells(label, Preprocessing(16), **options)
 
 
-WHITE_CUT_OUT = Image.new("LA", (8, 6), (255, 255))
-WHITE_CUT_OUT.putpixel((0, 0), (255, 0))
-BLACK_CUT_OUT = Image.new("LA", (8, 6), (0, 255))
-BLACK_CUT_OUT.putpixel((0, 0), (0, 0))
-
-
 def saved(name: str, image: Image.Image, classes: int | None = None, **options: Any) -> Call:
     def call(folder: Path) -> Any:
         image.save(folder / name, **options)
@@ -261,16 +255,6 @@ def infrared_as_alpha(folder: Path) -> Any:
     bands = np.random.RandomState(0).randint(20, 236, (32, 32, 4)).astype(np.uint8)
     Image.fromarray(bands).save(folder / "four.tif")
     return read_pixels(folder / "four.tif")
-
-
-def of_two_scales(folder: Path) -> Any:
-    """Read labels of which the notes next to them state two scales."""
-    files = [folder / "a.tif", folder / "b.tif"]
-    for number, file in enumerate(files, start=1):
-        GREY.save(file)
-        notes = f'<PAMRasterBand band="1"><Scale>0.{number}</Scale></PAMRasterBand>'
-        Path(f"{file}.aux.xml").write_text(f"<PAMDataset>{notes}</PAMDataset>")
-    return DenseLabels().cells(files, Preprocessing(1))
 
 
 def picture(name: str, content: bytes) -> Call:
@@ -742,7 +726,7 @@ ROWS: list[Row] = [
     (cells(np.zeros((16, 32)), image_sizes=[(32, 16)]), DataError, ("16x32", "32x16")),
     (cells(np.zeros((16, 32)), image_sizes=[]), DataError, ("1", "0")),
     (lambda: DenseLabels().indices(SEVEN, Preprocessing(1)), ConfigError, "classes="),
-    (saved("m.png", Image.fromarray(SEVEN), 3), DataError, ("m.png", "5, 7", "2 pixels")),
+    (saved("m.png", Image.fromarray(SEVEN), 3), DataError, ("m.png", "holds 7", "1 pixel")),
     *(
         (
             lambda own=own: DenseLabels(classes=3).cells(np.full((2, 2), own), Preprocessing(1)),
@@ -751,7 +735,7 @@ ROWS: list[Row] = [
         )
         for own in (0.5, -1)
     ),
-    (saved("rgb.png", COLOURS, 3), DataError, ("rgb.png", "3 bands")),
+    (saved("rgb.png", COLOURS, 3), DataError, ("rgb.png", "3 bands", "--class-colors")),
     (saved("part.gif", GREY.point([9] * 256)), DataError, ("part.gif", "greys")),
     (saved("m.tga", GREY), DataError, ("m.tga", "TGA", "label.png")),
     (saved("m.pbm", GREY.convert("1")), DataError, ("m.pbm", "1 is black")),
@@ -760,15 +744,11 @@ ROWS: list[Row] = [
     (cells(np.zeros((3, 32, 32))), DataError, ("(3, 32, 32)", "moveaxis", "image_sizes=[(3, 32)]")),
     (cells(np.zeros((16, 16)), bands=3), DataError, ("label 0", "1 band", "bands is 3")),
     (cells(COLOURS.resize((16, 16), 0), bands=1), DataError, ("label 0", "bands is 1")),
-    (of_two_scales, DataError, ("a.tif", "0.1", "b.tif", "0.2", "-unscale")),
     (saved("g.jpg", GREY), DataError, "JPEG"),
     (saved("inverted.tif", GREY, tiffinfo={262: 0}), DataError, "inverted.tif"),
     (lambda: count_classes([np.full((4, 6), 255, np.uint8)]), DataError, "255"),
     (lambda: count_classes([np.full((2, 2), 9)], nodata=[9]), DataError, "nodata"),
-    (lambda: count_classes([np.eye(9) * 128]), DataError, ("0, 128", "grey levels", "0 128")),
-    (lambda: count_classes([WHITE_CUT_OUT]), DataError, ("255 alone", "transparent", "'A'")),
-    (lambda: count_classes([BLACK_CUT_OUT]), DataError, ("0 alone", "transparent", "'A'")),
-    (lambda: count_classes([np.arange(99)[None]]), DataError, ("99, 0 ... 98", "--label-kind")),
+    (lambda: count_classes([np.array([[0, 999]])]), DataError, ("999", "--label-kind")),
     # images and their preparation
     *(
         (lambda image=image: read_pixels(image), DataError, named)

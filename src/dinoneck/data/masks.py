@@ -365,7 +365,9 @@ def mask_classes(survey: MaskSurvey, options: ClassOptions = ClassOptions()) -> 
         DataError: if a value is no class, or an index has two colours.
     """
     if not survey.pixels:
-        raise DataError("all pixels of the masks are unlabelled; expected class indices")
+        raise DataError(
+            "all pixels of the masks are unlabelled, by nodata or alpha 0; expected class indices"
+        )
     unlabelled_values = _unlabelled_values(survey, options)
     labelled = [value for value in survey.pixels if value not in unlabelled_values]
     if not labelled:

@@ -212,7 +212,7 @@ def _check_class_colors(asked: MaskRecord, records: Sequence[MaskRecord]) -> Non
             )
         if asked.class_colors and record.class_colors not in ((), asked.class_colors):
             raise ConfigError(
-                f"the class colours are {_colors_in_words(asked)}, and the training of "
+                f"the call names {_colors_in_words(asked)}, and the training of "
                 f"{record.source} read masks with {_colors_in_words(record)}; leave class_colors out "
                 "(--class-colors, --classes)"
             )
