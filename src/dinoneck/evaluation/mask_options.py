@@ -92,8 +92,9 @@ class MaskOptions:
         if stated:
             name, value = next(iter(stated.items()))
             raise ConfigError(
-                f"{name} is {value!r}, which is of masks, and the truth has none; leave it out, or "
-                "name masks (of a table their column, --labels)"
+                f"{name} is {value!r}, which is of masks, and the truth has none; name its column "
+                "of masks with labels= (--labels), and leave cells of a table empty where the "
+                "value is unknown"
             )
 
     def check_used(self, predicted: PredictedTasks) -> None:
