@@ -19,7 +19,38 @@ _OBJECTS_OF_A_CLASS = (
     "unit/detection/test_panoptic.py::test_pixels_hold_the_class_and_the_number_of_their_object"
 )
 
+_CLASSES = "unit/data/test_masks.py::"
+
 MASKS = [
+    Mutant(
+        sentence="255 beside other classes is a class.",
+        where="data.masks:_unlabelled_values",
+        edit=replace("(WHITE,)", by="()"),
+        tests=[f"{_CLASSES}test_classes_are_decided_over_all_masks"],
+    ),
+    Mutant(
+        sentence="Pixels of 255 weigh in patches though they are unlabelled.",
+        where="data.labels:_ValueCells.of_classes",
+        edit=never("classes.unlabelled_values and self.weight_without_white is not None"),
+        tests=[f"{_CLASSES}test_cells_of_one_reading_are_those_of_the_decided_classes"],
+    ),
+    Mutant(
+        sentence="Red and blue of class colours are exchanged.",
+        where="data.masks:color_number",
+        edit=replace("(red << 16) + (green << 8) + blue", by="(blue << 16) + (green << 8) + red"),
+        tests=[f"{_CLASSES}test_nodata_of_masks_of_colours_is_a_grey_level"],
+    ),
+    Mutant(
+        sentence="Every method reads the truth of a map again.",
+        where="training.scored:MapTarget.compare",
+        edit=replace(
+            "self.terms(truth, of_method)", by="self.terms(self.read_pixels(row), of_method)"
+        ),
+        tests=[
+            "unit/training/test_masks.py::"
+            "test_every_mask_is_decoded_at_most_twice_in_a_run_and_in_an_evaluation"
+        ],
+    ),
     Mutant(
         sentence="Columns of patches get the positions of rows.",
         where="heads.mask:rotary_positions",
@@ -148,7 +179,7 @@ MASKS = [
     ),
     Mutant(
         sentence="Crowd regions are background.",
-        where="data.listed_images:ObjectMap.ids_of_objects",
+        where="data.coco:ObjectMap.ids_of_objects",
         edit=replace("_ids[_row] = -_first", by="_ids[_row] = 0"),
         tests=[_OBJECTS],
     ),
@@ -169,13 +200,13 @@ MASKS = [
     ),
     Mutant(
         sentence="Stuff is counted as objects.",
-        where="data.listed_images:ListedImages.numbers",
+        where="data.coco:ListedImages.numbers",
         edit=replace("_entry.is_crowd or _entry.label in self.stuff", by="_entry.is_crowd"),
         tests=[_OBJECTS_OF_STUFF],
     ),
     Mutant(
         sentence="All things of a class are one.",
-        where="data.listed_images:ObjectMap.ids_of_objects",
+        where="data.coco:ObjectMap.ids_of_objects",
         edit=replace("_counts[_entry.label] += 1", by="_counts[_entry.label] *= 1"),
         tests=[_OBJECTS_OF_A_CLASS],
     ),

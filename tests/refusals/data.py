@@ -227,12 +227,6 @@ def cells(label: Any, **options: Any) -> Callable[[], Any]:
     return lambda: DenseLabels().cells(label, Preprocessing(16), **options)
 
 
-WHITE_CUT_OUT = Image.new("LA", (8, 6), (255, 255))
-WHITE_CUT_OUT.putpixel((0, 0), (255, 0))
-BLACK_CUT_OUT = Image.new("LA", (8, 6), (0, 255))
-BLACK_CUT_OUT.putpixel((0, 0), (0, 0))
-
-
 def saved(name: str, image: Image.Image, classes: int | None = None, **options: Any) -> Call:
     def call(folder: Path) -> Any:
         image.save(folder / name, **options)
@@ -542,7 +536,7 @@ ROWS: list[Row] = [
     (cells(np.zeros((16, 32)), image_sizes=[(32, 16)]), DataError, ("16x32", "32x16")),
     (cells(np.zeros((16, 32)), image_sizes=[]), DataError, ("1", "0")),
     (lambda: DenseLabels().indices(SEVEN, Preprocessing(1)), ConfigError, "classes="),
-    (saved("m.png", Image.fromarray(SEVEN), 3), DataError, ("m.png", "5, 7", "2 pixels")),
+    (saved("m.png", Image.fromarray(SEVEN), 3), DataError, ("m.png", "holds 7", "1 pixel")),
     *(
         (
             lambda own=own: DenseLabels(classes=3).cells(np.full((2, 2), own), Preprocessing(1)),
@@ -551,7 +545,7 @@ ROWS: list[Row] = [
         )
         for own in (0.5, -1)
     ),
-    (saved("rgb.png", COLOURS, 3), DataError, ("rgb.png", "3 bands")),
+    (saved("rgb.png", COLOURS, 3), DataError, ("rgb.png", "3 bands", "--class-colors")),
     (saved("m.tga", GREY), DataError, ("m.tga", "TGA")),
     (saved("m.pbm", GREY.convert("1")), DataError, ("m.pbm", "PPM")),
     (cells("m.npy"), DataError, ("m.npy", "no label")),
@@ -560,10 +554,7 @@ ROWS: list[Row] = [
     (saved("g.jpg", GREY), DataError, "JPEG"),
     (lambda: count_classes([np.full((4, 6), 255, np.uint8)]), DataError, "255"),
     (lambda: count_classes([np.full((2, 2), 9)], nodata=[9]), DataError, "nodata"),
-    (lambda: count_classes([np.eye(9) * 128]), DataError, ("0, 128", "grey levels", "0 128")),
-    (lambda: count_classes([WHITE_CUT_OUT]), DataError, ("255 alone", "transparent", "'A'")),
-    (lambda: count_classes([BLACK_CUT_OUT]), DataError, ("0 alone", "transparent", "'A'")),
-    (lambda: count_classes([np.arange(99)[None]]), DataError, ("99, 0 ... 98", "--label-kind")),
+    (lambda: count_classes([np.array([[0, 999]])]), DataError, ("999", "--label-kind")),
     # images and their preparation
     *(
         (lambda image=image: read_pixels(image), DataError, named)

@@ -166,8 +166,8 @@ class HeadCheckpoint:
                 the head was fitted on or its file names, else as ``backbone.preprocess`` was set.
             extra: anything else to keep, JSON-able, at most 16 KiB; never interpreted.
             training: facts of its training: ``seed``, ``folds``, ``fold``, ``epochs``, ``data``
-                (``name`` and ``revision``), ``masks`` (``class_values`` and ``nodata``, which
-                :func:`dinoneck.evaluate` reads masks with) and ``metrics`` (name -> a number, or
+                (``name`` and ``revision``), ``masks`` (``class_values``, ``class_colors`` and
+                ``nodata``, which :func:`dinoneck.evaluate` reads masks with) and ``metrics`` (name -> a number, or
                 ``{"mean": ..., "sd": ...}``); at most 16 KiB.
             training_images: short hashes of the images that it was trained on, which a training
                 keeps; None = nothing of them is kept.

@@ -80,6 +80,8 @@ _AGAIN = ". Save the head again with the backbone= and preprocess= of its traini
 Positive = Annotated[int, Meta(ge=1)]
 Count = Annotated[int, Meta(ge=0)]
 Side = Annotated[int, Meta(ge=1, le=LARGEST_SIDE)]
+Level = Annotated[int, Meta(ge=0, le=255)]
+Colour = Annotated[list[Level], Meta(min_length=3, max_length=3)]
 Pair = Annotated[list[Positive], Meta(min_length=2, max_length=2)]
 # one number per channel; hyperspectral cameras have some hundred
 _MOST_CHANNELS = 1024
@@ -213,6 +215,7 @@ class Masks(Struct, forbid_unknown_fields=True):
     """How a training read the values of masks; null where it was not told."""
 
     class_values: Annotated[list[int], Meta(min_length=1)] | None = None
+    class_colors: Annotated[list[Colour], Meta(min_length=1)] | None = None
     nodata: Annotated[list[float], Meta(min_length=1)] | None = None
     scale: float | None = None
     offset: float | None = None

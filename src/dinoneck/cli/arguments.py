@@ -125,7 +125,17 @@ PREDICT_WITHOUT_TRUTH = RunKind(
 )
 REPORT_WITHOUT_TRUTH = RunKind(
     "a report without --truth",
-    unused=("--image-column", "--subfolders", "--decimal", "--mask-suffix", "--skip-unpaired"),
+    unused=(
+        "--image-column",
+        "--subfolders",
+        "--decimal",
+        "--mask-suffix",
+        "--skip-unpaired",
+        "--nodata",
+        "--class-values",
+        "--class-colors",
+        "--classes",
+    ),
 )
 EXPORT_HEAD_ALONE = RunKind(
     "the export of a head without --with-backbone",

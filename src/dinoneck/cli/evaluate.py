@@ -54,6 +54,8 @@ def evaluate(
     skip_unpaired: bool = False,
     nodata: tuple[float, ...] = (),
     class_values: tuple[int, ...] = (),
+    class_colors: tuple[str, ...] = (),
+    classes: Annotated[Path | None, arg(metavar="CSV")] = None,
     crowd: Literal["ignore", "objects"] = "ignore",
     target_weights: Annotated[Mapping[str, float], TARGET_WEIGHTS] = {},
     at_least: Annotated[tuple[str, ...], arg(metavar="TARGET=VALUE ...")] = (),
@@ -86,6 +88,9 @@ def evaluate(
             without an image.
         nodata: mask values without a label, such as 255; without it as in training.
         class_values: the value of each class in the masks; without it as in training.
+        class_colors: the colour of each class in masks of colours, as R,G,B such as 0,128,0; without
+            it as in training.
+        classes: CSV file with the columns name, r, g, b: the colours of the classes by their names.
         crowd: ignore: objects of a COCO file with iscrowd=1 are ignored; objects: they count as
             objects.
         target_weights: weights of the targets in the overall score: TARGET=WEIGHT pairs, or a CSV
@@ -144,6 +149,8 @@ def evaluate(
         skip_unpaired=skip_unpaired,
         nodata=nodata,
         class_values=class_values,
+        class_colors=class_colors,
+        classes=classes,
         crowd=crowd,
         target_weights=target_weights,
         calibrate=calibrate,

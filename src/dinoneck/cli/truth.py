@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dinoneck.data.boxes import BoxImages
     from dinoneck.data.columns import DecimalMark
     from dinoneck.data.folders import Subfolders
+    from dinoneck.evaluation.mask_options import MaskOptions
     from dinoneck.evaluation.masks import MaskReader
     from dinoneck.inference.predictor import Predictor
     from dinoneck.task_facts import TaskFacts
@@ -121,6 +122,7 @@ def known_values(
     subfolders: Subfolders | None = None,
     decimal: DecimalMark | None = None,
     pairing: Pairing = DEFAULT_PAIRING,
+    mask_options: MaskOptions | None = None,
 ) -> KnownValues:
     """Return what truths say of image files, for heads without keys.
 
@@ -135,10 +137,12 @@ def known_values(
         subfolders: how the folders in the truth are read; None: by their names.
         decimal: the decimal mark of the CSV; None: as :func:`dinoneck.data.read_table` finds it.
         pairing: how the masks of a folder are chosen.
+        mask_options: how masks are read; None: as in the training of the heads.
 
     Raises:
-        ConfigError: if a task predicts objects or numbers per pixel, which a folder shows; or the
-            truth is a folder of masks, and the images are not named by their one folder.
+        ConfigError: if a task predicts objects or numbers per pixel, which a folder shows; if the
+            truth is a folder of masks, and the images are not named by their one folder; or if
+            options of masks are given, and the truth has none.
         DataError: if the truth cannot be read, or has nothing that is predicted, see
             :func:`values_of_rows`.
     """
@@ -155,10 +159,13 @@ def known_values(
             subfolders=subfolders if truth.is_dir() or len(truths) == 1 else None,
             decimal=None if truth.is_dir() else decimal,
             pairing=pairing if truth.is_dir() or len(truths) == 1 else DEFAULT_PAIRING,
+            mask_options=mask_options,
         )
         masks = masks or known.masks
         for file, values_of_file in known.values.items():
             values.setdefault(file, {}).update(values_of_file)
+    if mask_options is not None and masks is None:
+        mask_options.check_not_given()
     return KnownValues(values, masks)
 
 
@@ -172,6 +179,7 @@ def _values_of_truth(
     subfolders: Subfolders | None,
     decimal: DecimalMark | None,
     pairing: Pairing,
+    mask_options: MaskOptions | None,
 ) -> KnownValues:
     """What one truth says of image files."""
     tasks = predictor.tasks
@@ -195,6 +203,7 @@ def _values_of_truth(
         image_column=image_column,
         subfolders=subfolders,
         pairing=pairing,
+        mask_options=mask_options,
     )
     values = {}
     for file in masks.files_among(files, truth):
@@ -366,6 +375,7 @@ class KnownMasks:
         image_column: str,
         subfolders: Subfolders | None,
         pairing: Pairing,
+        mask_options: MaskOptions | None = None,
     ) -> KnownMasks:
         """Survey a folder of masks, and pair it with a folder of images.
 
@@ -376,6 +386,7 @@ class KnownMasks:
             image_column: a column of tables, which a folder has not.
             subfolders: how the folders in the truth are read; None: by their names.
             pairing: how masks are chosen.
+            mask_options: how masks are read; None: as in the training of the heads.
 
         Raises:
             ConfigError: if the heads predict no classes of pixels, or the images are not named by
@@ -418,7 +429,7 @@ class KnownMasks:
         reader = MaskReader.open(
             Table.from_frame(frame),
             tasks_of_classes,
-            options=MaskOptions(labels=None, nodata=(), class_values=()),
+            options=mask_options or MaskOptions(),
             records=mask_records_of({"head": predictor}),
         )
         names = {task.name for task in tasks_of_classes}

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from dinoneck.data.boxes import BoxImages
     from dinoneck.data.columns import DecimalMark
     from dinoneck.data.folders import Subfolders
+    from dinoneck.evaluation.mask_options import MaskOptions
     from dinoneck.heads.instances import LeastScore
     from dinoneck.images.preprocessing import Preprocessing
     from dinoneck.inference.predictor import Predictor
@@ -62,6 +63,10 @@ def report(
     decimal: Literal[".", ","] | None = None,
     mask_suffix: str | None = None,
     skip_unpaired: bool = False,
+    nodata: tuple[float, ...] = (),
+    class_values: tuple[int, ...] = (),
+    class_colors: tuple[str, ...] = (),
+    classes: Annotated[Path | None, arg(metavar="CSV")] = None,
     max_images: Annotated[int, cli.whole(0)] = 24,
     no_tokens: bool = False,
     strict: bool = False,
@@ -90,6 +95,11 @@ def report(
             images, such as _labelIds, where there are several files for each image.
         skip_unpaired: with a folder of masks as truth: leave out images without a mask, and masks
             without an image.
+        nodata: values without a label in masks of --truth, such as 255; without it as in training.
+        class_values: the value of each class in these masks; without it as in training.
+        class_colors: the colour of each class in them, as R,G,B such as 0,128,0; without it as in
+            training.
+        classes: CSV file with the columns name, r, g, b: the colours of the classes by their names.
         max_images: images to draw: those with the largest errors, and typical ones; the table lists
             all.
         no_tokens: leave out the colours of the tokens.
@@ -116,6 +126,8 @@ def report(
     tasks = opened.tasks
     training = _training_report(Path(head), tasks)
     if tasks:
+        from dinoneck.evaluation.mask_options import MaskOptions
+
         # without images their list refuses with what to name
         files = files or cli.list_images(images)
         report_images = _images_of_heads(
@@ -127,6 +139,12 @@ def report(
             subfolders=subfolders,
             decimal=decimal,
             pairing=Pairing(mask_suffix, skip_unpaired),
+            mask_options=MaskOptions(
+                nodata=nodata,
+                class_values=class_values,
+                class_colors=class_colors,
+                classes=classes,
+            ),
         )
     else:
         report_images = _images_of_detector(opened.model, files, images, truth, training)
@@ -218,6 +236,7 @@ def _images_of_heads(
     subfolders: Subfolders | None,
     decimal: DecimalMark | None,
     pairing: Pairing,
+    mask_options: MaskOptions,
 ) -> _ReportImages:
     """Files, with the known values that truths have of them."""
     from dinoneck.viz.pictures import as_image
@@ -231,6 +250,7 @@ def _images_of_heads(
         subfolders=subfolders,
         decimal=decimal,
         pairing=pairing,
+        mask_options=mask_options if truths else None,
     )
 
     def known_of(file: Path) -> Mapping[str, Any]:

@@ -7,7 +7,7 @@ image. So cell (r, c) of the label covers what patch (r, c) of the prepared imag
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +18,24 @@ from torch import Tensor
 
 from dinoneck.checks import LARGEST_FLOAT
 from dinoneck.codec import normalize_fields
-from dinoneck.data.masks import check_whole, mask_classes, one_band, some_of_numbers, survey_masks
+from dinoneck.data.class_colors import parse_colors
+from dinoneck.data.masks import (
+    WHITE,
+    ClassCoding,
+    ClassOptions,
+    MaskClasses,
+    MaskFile,
+    MaskSurvey,
+    StoredMask,
+    color_number,
+    mask_classes,
+    read_stored_masks,
+    survey_masks,
+)
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.grid import patch_pair
 from dinoneck.images.preprocessing import Preprocessing, on_canvas, resample
-from dinoneck.images.rasters import LabelRaster, Raw, read_labels
+from dinoneck.images.rasters import LabelRaster, Raw, read_label, read_labels
 from dinoneck.images.recipe import Interpolation
 from dinoneck.text import counted, some_of
 
@@ -49,10 +62,12 @@ class DenseLabels:
         class_values: the stored value of each class, such as (0, 255) for masks drawn in white or
             (1, 2, 3) for classes that are numbered from 1. None: 0, 1, ...; with it ``classes`` may
             be left out.
+        class_colors: the colour (r, g, b) of each class, 0 to 255, of pictures in colours; in place
+            of ``class_values``. With it ``nodata`` are grey levels.
 
     Raises:
         ConfigError: if a value is out of range, classes are given a scale or an offset, or a class
-            value occurs twice or is nodata.
+            value or colour occurs twice or is nodata.
 
     Examples:
         >>> from dinoneck.data import Preprocessing
@@ -69,6 +84,7 @@ class DenseLabels:
     nodata: float | Sequence[float] | None = None
     classes: int | None = None
     class_values: Sequence[int] | None = None
+    class_colors: Sequence[Sequence[int]] | None = None
 
     def __post_init__(self) -> None:
         nodata: Any = self.nodata
@@ -81,18 +97,24 @@ class DenseLabels:
             is_nan = value != value  # NaN is no label anyway
             if value is None or is_nan:
                 continue
-            # label_notes.equals() takes it for all numbers near and beyond it
             is_infinite = isinstance(value, float | np.floating) and np.isinf(value)
             nodata_values.append(np.copysign(LARGEST_FLOAT, value) if is_infinite else value)
         class_values = self.class_values
         if class_values is not None:
             class_values = [*class_values]
-        normalize_fields(self, nodata=nodata_values, class_values=class_values)
+        class_colors = None
+        if self.class_colors is not None:
+            class_colors = parse_colors([*self.class_colors])
+        normalize_fields(
+            self, nodata=nodata_values, class_values=class_values, class_colors=class_colors
+        )
         self._check_classes()
         if self.scale == 0:
             raise ConfigError("scale is 0; expected a number other than 0")
 
     def _check_classes(self) -> None:
+        if self.class_colors is not None:
+            self._check_colors(self.class_colors)
         if self.class_values is not None:
             if self.classes is None:
                 object.__setattr__(self, "classes", len(self.class_values))
@@ -122,6 +144,33 @@ class DenseLabels:
                 f"{self.offset:g}; class indices are taken as they are stored: leave scale and "
                 "offset out"
             )
+
+    def _check_colors(self, class_colors: Sequence[Sequence[int]]) -> None:
+        if self.class_values is not None:
+            raise ConfigError("class_values and class_colors are both given; leave one of them out")
+        if self.classes is None:
+            object.__setattr__(self, "classes", len(class_colors))
+        if len(class_colors) != self.classes:
+            raise ConfigError(
+                f"classes is {self.classes} and there are {len(class_colors)} class_colors; expected "
+                "one colour for each class"
+            )
+        for level in self._nodata:
+            if (level, level, level) in class_colors:
+                raise ConfigError(
+                    f"the grey level {level:g} is nodata, and its colour one of class_colors; name "
+                    "it in one of them"
+                )
+
+    @property
+    def class_options(self) -> ClassOptions:
+        """What the record states of masks of classes, whose names are their numbers."""
+        return ClassOptions(
+            names=tuple(map(str, range(self.classes or 0))),
+            values=tuple(self.class_values or ()),
+            colours=parse_colors(self.class_colors or ()),
+            nodata=self._nodata,
+        )
 
     @property
     def _nodata(self) -> tuple[float, ...]:
@@ -166,17 +215,15 @@ class DenseLabels:
         for raster in read_labels(labels, image_sizes):
             if self.classes is None:
                 planes, valid = self._quantities(raster)
+                values, weight = _mean_cells(planes, valid, preprocess)
             else:
-                index = self._index(raster, self.classes)
-                planes = (index == k for k in range(self.classes))
-                valid = index >= 0
-            weight = cell_sums(valid, preprocess)
-            sums = torch.stack([cell_sums(plane, preprocess) for plane in planes])
-            label_values.append(torch.where(weight > 0, sums / weight, 0.0).float())
-            label_weights.append(weight.float())
+                index = torch.from_numpy(self._coding.index(raster))
+                values, weight = class_cells(index, self.classes, preprocess)
+            label_values.append(values)
+            label_weights.append(weight)
         if bands is not None:
             _check_bands(label_values, bands)
-        return _batch(label_values), torch.stack(label_weights)
+        return batch(label_values), torch.stack(label_weights)
 
     def indices(
         self,
@@ -198,24 +245,29 @@ class DenseLabels:
             raise ConfigError(
                 "indices are for class labels; make the record with DenseLabels(classes=...)"
             )
-        maps = [
-            _nearest(self._index(raster, self.classes), preprocess)
-            for raster in read_labels(labels, image_sizes)
-        ]
-        return _batch(maps)
-
-    def stored_indices(self, label: Any) -> Raw:
-        """Return the class of each pixel of one label (H, W) at its own size, -1 = unlabelled."""
-        return self._index(next(read_labels([label])), self.classes or 0).numpy()
+        maps = []
+        for raster in read_labels(labels, image_sizes):
+            index = torch.from_numpy(self._coding.index(raster))
+            maps.append(prepared_classes(index, preprocess))
+        return batch(maps)
 
     def stored_numbers(self, label: Any) -> Raw:
-        """Return the numbers of one label (H, W, K) float32 in target units at its own size, NaN = unlabelled."""
-        planes, is_valid = self._quantities(next(read_labels([label])))
-        values = torch.stack(list(planes)).masked_fill(~is_valid, torch.nan)
-        return values.movedim(0, -1).numpy()
+        """Return the numbers of one label in target units, (H, W, K) float32 at its own size, NaN = unlabelled."""
+        planes, valid = self._quantities(read_label(label))
+        return planes.masked_fill(~valid, torch.nan).permute(1, 2, 0).numpy()
 
-    def _quantities(self, raster: LabelRaster) -> tuple[Iterable[Tensor], Tensor]:
-        """One (H, W) tensor per band, 0 where invalid, and the valid pixels."""
+    @property
+    def _coding(self) -> ClassCoding:
+        """Which stored values are which classes."""
+        colours = parse_colors(self.class_colors or ())
+        options = ClassOptions(colours=colours, nodata=self._nodata)
+        stored = None if self.class_values is None else tuple(self.class_values)
+        if colours:
+            stored = tuple(map(color_number, colours))
+        return ClassCoding(self.classes or 0, stored, options)
+
+    def _quantities(self, raster: LabelRaster) -> tuple[Tensor, Tensor]:
+        """The bands (K, H, W), 0 where invalid, and the valid pixels."""
         unlabelled = raster.unlabelled(self._nodata)
         with np.errstate(over="ignore", invalid="ignore"):
             exact = raster.values.astype(np.float64) * self.scale + self.offset
@@ -230,31 +282,118 @@ class DenseLabels:
         planes = torch.from_numpy(values).permute(2, 0, 1).contiguous()
         return planes, torch.from_numpy(~unlabelled)
 
-    def _index(self, raster: LabelRaster, classes: int) -> Tensor:
-        """Class indices (H, W), int64; -1 where invalid."""
-        band = one_band(raster)
-        unlabelled = raster.unlabelled(self._nodata)
-        index, is_class = self._classes_of(band, classes)
-        wrong = band[~unlabelled & ~is_class]
-        if wrong.size:
-            check_whole(wrong, raster.name)
-            expected = range(classes) if self.class_values is None else self.class_values
-            raise DataError(
-                f"{raster.name} holds {wrong[0]:g} ({counted(wrong.size, 'pixel')} are of no class); "
-                f"expected {some_of_numbers(expected)}, or name it as nodata"
-            )
-        return torch.from_numpy(np.where(unlabelled, -1, index))
 
-    def _classes_of(self, band: Raw, classes: int) -> tuple[Raw, Raw]:
-        """The class of each pixel (H, W), int64, and whether it has one."""
-        if self.class_values is None:
-            with np.errstate(invalid="ignore"):
-                is_class = (band >= 0) & (band < classes) & (band == np.floor(band))
-            return np.where(is_class, band, 0).astype(np.int64), is_class
-        order = np.argsort(self.class_values)
-        ordered = np.array(self.class_values)[order]
-        position = np.searchsorted(ordered, band).clip(max=len(ordered) - 1)
-        return order[position], ordered[position] == band
+@dataclass(frozen=True)
+class ClassLabels:
+    """Reads masks of classes as they were decided over a set of masks.
+
+    Args:
+        coding: how pixels become classes.
+    """
+
+    coding: ClassCoding
+
+    def stored_indices(self, label: Any, image_size: Sequence[int] | None = None) -> Raw:
+        """Return the class of each pixel of one mask, (H, W) int64 at its own size, -1 = unlabelled."""
+        return self.coding.index(read_label(label, image_size))
+
+
+@dataclass(frozen=True)
+class ClassCells:
+    """Masks of classes, averaged over the patches of their images; B masks, K classes.
+
+    Attributes:
+        survey: the values that each mask holds.
+        classes: which classes they are.
+        values: (B, K, rows, cols) float32, shares of the labelled pixels, 0 where there are none.
+        weight: (B, rows, cols) float32, how many labelled pixels a patch has.
+    """
+
+    survey: MaskSurvey
+    classes: MaskClasses
+    values: Tensor
+    weight: Tensor
+
+
+def read_class_cells(
+    labels: Sequence[Any],
+    preprocess: Preprocessing,
+    options: ClassOptions,
+    image_sizes: Sequence[Sequence[int]] | None = None,
+) -> ClassCells:
+    """Decide which classes masks hold, and average them over patches; every mask is decoded once.
+
+    What a value means is known when all masks are read. Until then the patches of every value that
+    may be a class are kept.
+
+    Args:
+        labels: the masks.
+        preprocess: how the images are prepared.
+        options: what is stated of the masks.
+        image_sizes: (height, width) in pixels of each upright image, to be checked; None checks
+            nothing.
+
+    Raises:
+        DataError: as :func:`dinoneck.data.masks.survey_masks` and
+            :func:`dinoneck.data.masks.mask_classes`; if masks come to different grids.
+    """
+    files = []
+    cells = []
+    for mask, file in read_stored_masks(labels, options, image_sizes):
+        files.append(file)
+        cells.append(_ValueCells.of(mask, file, preprocess, options))
+    survey = MaskSurvey(files)
+    classes = mask_classes(survey, options)
+    values = []
+    weights = []
+    for cells_of_mask in cells:
+        shares, weight = cells_of_mask.of_classes(classes)
+        values.append(shares)
+        weights.append(weight)
+    return ClassCells(survey, classes, batch(values), torch.stack(weights))
+
+
+@dataclass(frozen=True)
+class _ValueCells:
+    """How many pixels of each stored value the patches of one mask have.
+
+    Attributes:
+        sums: value -> (rows, cols) float64, of the values that may be a class.
+        weight: labelled pixels (rows, cols) float64.
+        weight_without_white: the same if 255 is unlabelled; None = no pixel has it.
+    """
+
+    sums: Mapping[int, Tensor]
+    weight: Tensor
+    weight_without_white: Tensor | None
+
+    @classmethod
+    def of(
+        cls, mask: StoredMask, file: MaskFile, preprocess: Preprocessing, options: ClassOptions
+    ) -> _ValueCells:
+        sums = {}
+        for value in file.pixels:
+            if options.may_be_class(value):
+                has_value = (mask.values == value) & ~mask.is_unlabelled
+                sums[value] = cell_sums(torch.from_numpy(has_value), preprocess)
+        weight = cell_sums(torch.from_numpy(~mask.is_unlabelled), preprocess)
+        weight_without_white = None
+        if mask.has_8_bits and WHITE in file.pixels:
+            is_class = ~mask.is_unlabelled & (mask.values != WHITE)
+            weight_without_white = cell_sums(torch.from_numpy(is_class), preprocess)
+        return cls(sums, weight, weight_without_white)
+
+    def of_classes(self, classes: MaskClasses) -> tuple[Tensor, Tensor]:
+        """The shares (K, rows, cols) and the labelled pixels (rows, cols) of classes, float32."""
+        weight = self.weight
+        if classes.unlabelled_values and self.weight_without_white is not None:
+            weight = self.weight_without_white
+        stored = classes.coding.stored
+        if stored is None:
+            stored = tuple(range(len(classes.names)))
+        nothing = torch.zeros_like(weight)
+        sums = torch.stack([self.sums.get(value, nothing) for value in stored])
+        return torch.where(weight > 0, sums / weight, 0.0).float(), weight.float()
 
 
 def count_classes(labels: Any, nodata: float | Sequence[float] | None = None) -> int:
@@ -265,10 +404,25 @@ def count_classes(labels: Any, nodata: float | Sequence[float] | None = None) ->
         nodata: stored values that are no class.
 
     Raises:
-        DataError: if a mask cannot be read, or its values are no class indices below 256.
+        DataError: if a mask cannot be read, or its values are no class indices below 256; for masks of
+            0 and 255 alone, and of 8 bits with 255 beside other values, which are no indices.
     """
-    survey = survey_masks(labels, DenseLabels(nodata=nodata)._nodata)
-    return len(mask_classes(survey).names)
+    options = ClassOptions(nodata=DenseLabels(nodata=nodata)._nodata)
+    survey = survey_masks(labels, options)
+    classes = mask_classes(survey, options)
+    if classes.stored is not None:
+        white = classes.stored[-1]
+        raise DataError(
+            f"{survey.holder(white)} holds {white}, and the masks no other value but 0: two classes, "
+            f"which DenseLabels(class_values=(0, {white})) reads"
+        )
+    if classes.unlabelled_values:
+        raise DataError(
+            f"{survey.holder(WHITE)} holds {WHITE} beside other values: pass nodata={WHITE} here and to "
+            "DenseLabels if it marks pixels without a class, or the value of each class as "
+            "DenseLabels(class_values=...)"
+        )
+    return len(classes.names)
 
 
 def cell_sums(plane: Tensor, recipe: Preprocessing) -> Tensor:
@@ -279,11 +433,40 @@ def cell_sums(plane: Tensor, recipe: Preprocessing) -> Tensor:
     return F.avg_pool2d(x, patch_pair(recipe.patch_size), divisor_override=1)[0, 0]
 
 
-def _nearest(index: Tensor, recipe: Preprocessing) -> Tensor:
-    """Look up the label pixel under every prepared pixel's centre; -1 where there is none."""
+def class_cells(index: Tensor, num_classes: int, recipe: Preprocessing) -> tuple[Tensor, Tensor]:
+    """Return the shares (K, rows, cols) of classes (H, W), -1 = unlabelled, and the labelled pixels (rows, cols)."""
+    planes = (index == k for k in range(num_classes))
+    return _mean_cells(planes, index >= 0, recipe)
+
+
+def prepared_classes(index: Tensor, recipe: Preprocessing) -> Tensor:
+    """Return the class (H, W) of the label pixel under every prepared pixel's centre; -1 where there is none."""
     placement = recipe.placement((index.shape[0], index.shape[1]))
     shown = F.interpolate(index[None, None].double() + 1, placement.resized, mode="nearest-exact")
     return on_canvas(shown, placement)[0, 0].long() - 1
+
+
+def batch(tensors: Sequence[Tensor]) -> Tensor:
+    """Stack labels of one size.
+
+    Raises:
+        DataError: if their sizes differ.
+    """
+    sizes = {"x".join(map(str, x.shape)) for x in tensors}
+    if len(sizes) > 1:
+        raise DataError(
+            f"the labels come to different sizes: {some_of(sizes, 5)}; give preprocess a size="
+        )
+    return torch.stack([*tensors])
+
+
+def _mean_cells(
+    planes: Iterable[Tensor], valid: Tensor, recipe: Preprocessing
+) -> tuple[Tensor, Tensor]:
+    """The means (K, rows, cols) of planes over the valid pixels of patches, and how many these are; float32."""
+    weight = cell_sums(valid, recipe)
+    sums = torch.stack([cell_sums(plane, recipe) for plane in planes])
+    return torch.where(weight > 0, sums / weight, 0.0).float(), weight.float()
 
 
 def _check_bands(label_values: Sequence[Tensor], bands: int) -> None:
@@ -293,12 +476,3 @@ def _check_bands(label_values: Sequence[Tensor], bands: int) -> None:
                 f"label {number} has {counted(len(values), 'band')}, and bands is {bands}; expected "
                 "labels of so many bands"
             )
-
-
-def _batch(tensors: list[Tensor]) -> Tensor:
-    sizes = {"x".join(map(str, x.shape)) for x in tensors}
-    if len(sizes) > 1:
-        raise DataError(
-            f"the labels come to different sizes: {some_of(sizes, 5)}; give preprocess a size="
-        )
-    return torch.stack(tensors)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from dinoneck.data.fact_words import (
     quartiles,
     quartiles_in_words,
 )
-from dinoneck.data.labels import DenseLabels
+from dinoneck.data.labels import ClassLabels, DenseLabels
 from dinoneck.data.masks import MaskClasses, MaskSurvey
 from dinoneck.data.normals import NormalLabels
 from dinoneck.data.sheet import Colour, Heat, Painting, Regions
@@ -50,7 +50,10 @@ class MaskFacts:
 
 
 def class_masks(
-    table: Table, survey: MaskSurvey, classes: MaskClasses, nodata: Sequence[float] = ()
+    table: Table,
+    survey: MaskSurvey,
+    classes: MaskClasses,
+    read_stored: Callable[[int], Array] | None = None,
 ) -> MaskFacts:
     """Return the facts of masks of classes.
 
@@ -58,34 +61,37 @@ def class_masks(
         table: the images and their masks.
         survey: the values of the masks, in the order of the rows that have one.
         classes: which values they are.
-        nodata: stored values without a label, as the user names them.
+        read_stored: returns the classes (H, W) of the mask of a row, -1 = unlabelled; None = the mask
+            is decoded for it.
     """
-    stored = range(len(classes.names)) if classes.stored is None else classes.stored
+    coding = classes.coding
+    stored = range(coding.count) if coding.stored is None else coding.stored
     shown: dict[str, dict[int, int]] = {name: {} for name in classes.names}
     for row, file in zip(_rows_with_mask(table), survey.files, strict=True):
         for name, value in zip(classes.names, stored, strict=True):
             if value in file.pixels:
                 shown[name][row] = file.pixels[value]
-    unlabelled_values = sorted({*map(float, nodata), *map(float, classes.unlabelled_values)})
+    stated = [float(value) for value in coding.options.nodata if np.isfinite(value)]
     facts = {
         "kind": "classes",
         "count": len(survey.files),
-        "empty": sum(not file.pixels for file in survey.files),
+        "empty": sum(not file.pixels.keys() - coding.unlabelled for file in survey.files),
         "pixels": dict(classes.pixels),
         "labelled": sum(classes.pixels.values()),
         "unlabelled": classes.unlabelled,
-        "unlabelled_values": [value for value in unlabelled_values if np.isfinite(value)],
+        "unlabelled_values": sorted({*stated, *map(float, classes.unlabelled_values)}),
     }
-    reader = DenseLabels(
-        classes=len(classes.names), nodata=unlabelled_values, class_values=classes.stored
-    )
     colours = class_colours(classes.names)
     legend = dict(zip(classes.names, colours, strict=True))
     if classes.unlabelled:
         legend["unlabelled"] = NODATA
 
     def overlay(row: int) -> Regions:
-        return Regions(reader.stored_indices(_mask(table, row)), colours, hatched=True)
+        if read_stored is None:
+            index = ClassLabels(coding).stored_indices(_mask(table, row))
+        else:
+            index = read_stored(row)
+        return Regions(index, colours, hatched=True)
 
     return MaskFacts(facts, overlay, shown, legend)
 

@@ -10,13 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dinoneck.data.labels import cell_sums
+from dinoneck.data.labels import batch, cell_sums
 from dinoneck.errors import DataError
 from dinoneck.images.decoding import as_list, read_stated_orientation
 from dinoneck.images.orientation import turn_components
 from dinoneck.images.preprocessing import Preprocessing, on_canvas
 from dinoneck.images.rasters import read_label
-from dinoneck.text import some_of
 
 Array = np.ndarray[Any, Any]
 
@@ -26,11 +25,8 @@ _EXPECTED = (
     "or 16 bits, 65535 * (x + 1) / 2"
 )
 _MIDDLE_GREYS = (127, 128)  # of 8 bits
-# lengths of vectors that are known; those between two surfaces are shorter where files were resized
-_LENGTHS = (0.85, 1.15)
-_LEAST_SHARE_OF_LENGTHS = 0.8
-# single vectors of a length outside are unknown: those of pixels that a file marks by a value of its
-# own, and means of vectors that nearly cancel
+# vectors of a length outside are unknown: those of pixels that a file marks by a value of its own, and
+# means of vectors that nearly cancel, where files were resized
 _KNOWN_LENGTHS = (0.5, 1.5)
 
 
@@ -77,8 +73,8 @@ class NormalLabels:
             float32.
 
         Raises:
-            DataError: if a label cannot be read, holds no surface normals, or normals of the
-                opposite sign; if labels come to different grids.
+            DataError: if a label cannot be read, has vectors and none of a length near 1, or most of
+                them point towards the camera; if labels come to different grids.
         """
         label_values = []
         label_counts = []
@@ -89,7 +85,7 @@ class NormalLabels:
             lengths = sums.square().sum(dim=0).sqrt()
             label_values.append(torch.where(lengths > 0, sums / lengths, 0.0).float())
             label_counts.append(counts.float())
-        return _batch(label_values), torch.stack(label_counts)
+        return batch(label_values), torch.stack(label_counts)
 
     def pixels(
         self,
@@ -165,22 +161,21 @@ def _checked(vectors: Tensor, is_hidden: Tensor, name: str) -> Tensor:
     """The vectors with the length 1, NaN where there is none, or one of a length far from 1.
 
     Raises:
-        DataError: if many have another length, or most point out of the surface.
+        DataError: if all have another length, or most point towards the camera, which the surface
+            that a camera sees cannot do.
     """
     lengths = vectors.square().sum(dim=0).sqrt()  # NaN where a component is
     is_known = ~is_hidden & (lengths > 0)
     known_lengths = lengths[is_known]
     if not len(known_lengths):
         return torch.full_like(vectors, torch.nan)
-    low, high = _LENGTHS
-    share = ((known_lengths > low) & (known_lengths < high)).float().mean().item()
-    if share < _LEAST_SHARE_OF_LENGTHS:
-        raise DataError(
-            f"{name} holds no surface normals: {1 - share:.0%} of its vectors have another length than "
-            f"1, such as {known_lengths.median().item():.3g}; {_EXPECTED}"
-        )
     shortest, longest = _KNOWN_LENGTHS
     is_known &= (lengths > shortest) & (lengths < longest)
+    if not is_known.any():
+        raise DataError(
+            f"{name} holds no surface normals: none of its vectors has a length near 1, the first has "
+            f"{known_lengths[0].item():.3g}; {_EXPECTED}"
+        )
     share_of_negative = (vectors[2][is_known] < 0).float().mean().item()
     if share_of_negative > 0.5:
         raise DataError(
@@ -189,12 +184,3 @@ def _checked(vectors: Tensor, is_hidden: Tensor, name: str) -> Tensor:
             "that point into the surface, so that z is positive; multiply these by -1"
         )
     return torch.where(is_known, vectors / lengths, torch.nan)
-
-
-def _batch(label_values: Sequence[Tensor]) -> Tensor:
-    grids = {"x".join(map(str, values.shape[1:])) for values in label_values}
-    if len(grids) > 1:
-        raise DataError(
-            f"the labels come to different sizes: {some_of(grids, 5)}; give preprocess a size="
-        )
-    return torch.stack(list(label_values))

@@ -36,7 +36,7 @@ from dinoneck.data.mask_facts import (
     normal_masks,
     number_masks,
 )
-from dinoneck.data.masks import mask_classes, survey_masks
+from dinoneck.data.masks import ClassOptions, mask_classes, survey_masks
 from dinoneck.data.normals import NormalLabels
 from dinoneck.data.object_facts import object_facts, object_lines, object_samples
 from dinoneck.data.sheet import Colour, Sample, choose_rows, draw_sheet
@@ -172,11 +172,9 @@ def _read_masks(table: Table, labels: DenseLabels | NormalLabels | None) -> Mask
         return number_masks(table, labels)
     files = [table.masks[row] for row in rows]
     sizes = [read_image_size(table.images[row]) for row in rows]
-    nodata: Any = () if labels is None else labels.nodata
-    survey = survey_masks(files, nodata, sizes)
-    values = () if labels is None else tuple(labels.class_values or ())
-    names = () if labels is None else tuple(map(str, range(labels.classes or 0)))
-    return class_masks(table, survey, mask_classes(survey, names, values), nodata)
+    options = ClassOptions() if labels is None else labels.class_options
+    survey = survey_masks(files, options, sizes)
+    return class_masks(table, survey, mask_classes(survey, options))
 
 
 def summarise_table(

@@ -39,6 +39,8 @@ def evaluate(
     skip_unpaired: bool = False,
     nodata: Sequence[float] = (),
     class_values: Sequence[int] = (),
+    class_colors: Sequence[str | Sequence[int]] = (),
+    classes: str | os.PathLike[str] | None = None,
     crowd: Crowd = "ignore",
     target_weights: TargetWeights | None = None,
     calibrate: str | os.PathLike[str] | None = None,
@@ -70,6 +72,10 @@ def evaluate(
         nodata: values in masks without a label; empty = as the head files record of the training.
         class_values: the value of each class in the masks, as ``data.class_values`` of a training;
             empty = as the head files record.
+        class_colors: the colour of each class in masks of colours, ``R,G,B`` or three numbers, in the
+            order of the model's classes; empty = as the head files record.
+        classes: a CSV file with the columns ``name``, ``r``, ``g`` and ``b``, in the place of
+            ``class_colors``: the colours of the model's classes by their names.
         crowd: of a COCO file: whether entries with ``iscrowd`` are ignored, or are objects.
         target_weights: target -> its weight in the overall score, which is then one R² over all of
             them, see :func:`dinoneck.training.weighted_r2`; or a CSV file with the columns
@@ -162,6 +168,8 @@ def evaluate(
             skip_unpaired=skip_unpaired,
             nodata=nodata,
             class_values=class_values,
+            class_colors=class_colors,
+            classes=None if classes is None else str(classes),
             target_weights=weights,
             calibrate=None if calibrate is None else str(calibrate),
         )
@@ -183,7 +191,13 @@ def evaluate(
     )
     table = Table.from_frame(frame)
     truth_columns = list(frame.columns)
-    mask_options = MaskOptions(labels=labels, nodata=nodata, class_values=class_values)
+    mask_options = MaskOptions(
+        labels=labels,
+        nodata=nodata,
+        class_values=class_values,
+        class_colors=class_colors,
+        classes=classes,
+    )
     if table.masks is not None:
         if calibrate is not None:
             raise ConfigError(

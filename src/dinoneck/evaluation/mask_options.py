@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from dinoneck.data.class_colors import Rgb, color_text, parse_colors, read_color_table
 from dinoneck.detection.evaluation import HeadModel
-from dinoneck.errors import ConfigError
+from dinoneck.errors import ConfigError, DataError
 from dinoneck.evaluation.models import loaded_heads_of
 from dinoneck.evaluation.predicted_tasks import PredictedTasks, is_share_map
 from dinoneck.inference.loaded_head import MaskRecord
 from dinoneck.task_facts import TaskFacts
 from dinoneck.text import some_of
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -25,20 +24,67 @@ class MaskOptions:
         labels: the table's column of masks.
         nodata: values without a label.
         class_values: the value of each class.
+        class_colors: the colour of each class, ``R,G,B`` or three numbers.
+        classes: a CSV file of classes and their colours; None = not given.
+
+    Raises:
+        ConfigError: if both values and colours, or colours and a file of them, are given, or a
+            colour is none.
     """
 
-    labels: str | None
-    nodata: Sequence[float]
-    class_values: Sequence[int]
+    labels: str | None = None
+    nodata: Sequence[float] = ()
+    class_values: Sequence[int] = ()
+    class_colors: Sequence[str | Sequence[int]] = ()
+    classes: str | os.PathLike[str] | None = None
 
-    @property
-    def record(self) -> MaskRecord:
-        """What they say, to compare with the records of trainings."""
+    def __post_init__(self) -> None:
+        given = [
+            name for name in ("class_values", "class_colors", "classes") if getattr(self, name)
+        ]
+        if len(given) > 1:
+            raise ConfigError(
+                f"{given[0]} and {given[1]} are both given, and each says what the classes of masks "
+                "are; leave one of them out"
+            )
+        parse_colors(self.class_colors)
+
+    def record(self, labels: Sequence[str]) -> MaskRecord:
+        """Return what they say, to compare with the records of trainings.
+
+        Args:
+            labels: the classes of the models, in their order.
+
+        Raises:
+            DataError: if the file of colours cannot be read, or lacks a class.
+        """
+        class_colors = parse_colors(self.class_colors)
+        if self.classes is not None:
+            class_colors = self._colors_of_file(self.classes, labels)
         return MaskRecord(
             source="the call",
             class_values=tuple(self.class_values),
             nodata=tuple(self.nodata),
+            class_colors=class_colors,
         )
+
+    @staticmethod
+    def _colors_of_file(path: str | os.PathLike[str], labels: Sequence[str]) -> tuple[Rgb, ...]:
+        """The colours of the classes of the models, by the names in a file."""
+        colour_of = read_color_table(path)
+        for label in labels:
+            if label not in colour_of:
+                raise DataError(
+                    f"{path} has no class {label!r}, which the models predict; expected one row for "
+                    f"each of {some_of(labels, 8)}"
+                )
+        if len(colour_of) != len(labels):
+            others = [name for name in colour_of if name not in labels]
+            raise DataError(
+                f"{path} has the class {others[0]!r}, which no model predicts; expected one row for "
+                f"each of {some_of(labels, 8)}"
+            )
+        return tuple(colour_of[label] for label in labels)
 
     def check_not_given(self) -> None:
         """Raise a ConfigError for an option that changes nothing, since the truth has no masks."""
@@ -78,15 +124,19 @@ class MaskOptions:
             f"{some_of(predicted.names, 5)}, which no mask shows; leave it out"
         )
 
-    def _stated(self) -> dict[str, str | Sequence[float]]:
+    def _stated(self) -> dict[str, object]:
         """Name -> value of the options that are given."""
-        stated: dict[str, str | Sequence[float]] = {}
+        stated: dict[str, object] = {}
         if self.labels:
             stated["labels"] = self.labels
         if self.nodata:
             stated["nodata"] = self.nodata
         if self.class_values:
             stated["class_values"] = self.class_values
+        if self.class_colors:
+            stated["class_colors"] = self.class_colors
+        if self.classes is not None:
+            stated["classes"] = str(self.classes)
         return stated
 
 
@@ -112,7 +162,7 @@ def _learns_masks(task: TaskFacts) -> bool:
 
 
 def complete_from_training(asked: MaskRecord, records: Sequence[MaskRecord]) -> MaskRecord:
-    """Return how masks are read: what the call leaves open is as in the trainings, and stated in a log line.
+    """Return how masks are read: what the call leaves open is as in the trainings.
 
     Args:
         asked: what the call says.
@@ -121,6 +171,15 @@ def complete_from_training(asked: MaskRecord, records: Sequence[MaskRecord]) -> 
     Raises:
         ConfigError: if trainings differ, or the call contradicts one.
     """
+    _check_class_colors(asked, records)
+    class_colors = asked.class_colors
+    if not class_colors and records:
+        class_colors = records[0].class_colors
+    if class_colors and asked.class_values:
+        raise ConfigError(
+            f"class_values is {asked.class_values!r}, and the training of {records[0].source} read "
+            "masks of colours; leave it out (--class-values)"
+        )
     with_class_values = [record for record in records if record.class_values]
     with_nodata = [record for record in records if record.nodata]
     _check_class_values(asked, with_class_values)
@@ -130,21 +189,40 @@ def complete_from_training(asked: MaskRecord, records: Sequence[MaskRecord]) -> 
 
     class_values_record = asked
     nodata_record = asked
-    from_training = []
     if with_class_values and not asked.class_values:
         class_values_record = with_class_values[0]
-        from_training.append(f"class values {_as_options(class_values_record.class_values)}")
     if with_nodata and not asked.nodata:
         nodata_record = with_nodata[0]
-        from_training.append(f"nodata {_as_options(nodata_record.nodata)}")
     _check_disjoint(asked, class_values_record, nodata_record)
-    if from_training:
-        logger.warning("masks are read as in training: %s", ", ".join(from_training))
     return MaskRecord(
         source=asked.source,
         class_values=class_values_record.class_values,
         nodata=nodata_record.nodata,
+        class_colors=class_colors,
     )
+
+
+def _check_class_colors(asked: MaskRecord, records: Sequence[MaskRecord]) -> None:
+    """Raise a ConfigError if the class colours of trainings differ, or from those of the call."""
+    for record in records:
+        first = records[0]
+        if record.class_colors != first.class_colors:
+            raise ConfigError(
+                f"the training of {first.source} read masks with {_colors_in_words(first)}, that of "
+                f"{record.source} with {_colors_in_words(record)}; evaluate them apart"
+            )
+        if asked.class_colors and record.class_colors not in ((), asked.class_colors):
+            raise ConfigError(
+                f"the call names {_colors_in_words(asked)}, and the training of "
+                f"{record.source} read masks with {_colors_in_words(record)}; leave class_colors out "
+                "(--class-colors, --classes)"
+            )
+
+
+def _colors_in_words(record: MaskRecord) -> str:
+    if not record.class_colors:
+        return "no class colours"
+    return f"the class colours {' '.join(map(color_text, record.class_colors))}"
 
 
 def _check_class_values(asked: MaskRecord, records: Sequence[MaskRecord]) -> None:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dinoneck.data.labels import DenseLabels
+from dinoneck.data.labels import ClassLabels, class_cells, prepared_classes
 from dinoneck.data.mask_facts import MaskFacts, class_masks
-from dinoneck.data.masks import mask_classes, survey_masks
+from dinoneck.data.masks import (
+    ClassCoding,
+    ClassOptions,
+    MaskSurvey,
+    mask_classes,
+    survey_masks,
+)
 from dinoneck.data.table import Table
 from dinoneck.detection.evaluation import HeadModel
 from dinoneck.errors import ConfigError, DataError
@@ -28,7 +34,7 @@ from dinoneck.inference.loaded_head import MaskRecord
 from dinoneck.metrics import Array
 from dinoneck.task_facts import TaskFacts
 from dinoneck.text import some_of
-from dinoneck.training.masks import masks_of, read_normals_of_row, reader_of_classes
+from dinoneck.training.masks import KeptMaps, masks_of, read_normals_of_row
 from dinoneck.training.scored import PixelTarget, ScoredTarget, VectorTarget, cell_targets
 
 
@@ -91,16 +97,19 @@ def evaluate_masks(
 class MaskReader:
     """Reads the classes of the pixels of each image from its mask.
 
+    A mask is decoded when all are surveyed, and once more for all models: its classes are kept, see
+    :class:`dinoneck.training.masks.KeptMaps`.
+
     Attributes:
         mask_of_row: row -> its mask, a file or an array; only rows with a mask.
         image_size_of_row: row -> (height, width) of its image; the same rows.
-        labels_of_task: task of classes -> how they are read; empty if no row has a mask.
+        classes_of_task: task of classes -> how pixels become classes; empty if no row has a mask.
         facts: what the masks hold, as classes of the first task; None without masks of classes.
     """
 
     mask_of_row: Mapping[int, Any]
     image_size_of_row: Mapping[int, tuple[int, int]]
-    labels_of_task: Mapping[str, DenseLabels]
+    classes_of_task: Mapping[str, ClassCoding]
     facts: MaskFacts | None = None
 
     @classmethod
@@ -112,7 +121,7 @@ class MaskReader:
         options: MaskOptions,
         records: Sequence[MaskRecord],
     ) -> MaskReader:
-        """Survey the masks of a table; a class that they do not show is warned of.
+        """Survey the masks of a table.
 
         Args:
             table: the truth, with masks.
@@ -125,19 +134,26 @@ class MaskReader:
             DataError: if an image or a mask cannot be read, or holds other values than the classes.
         """
         masks = masks_of(table)
-        labels_of_task = {}
+        classes_of_task = {}
         facts = None
-        if tasks and masks.files:
-            record = complete_from_training(options.record, records)
-            survey = survey_masks(masks.files, record.nodata, masks.image_sizes)
+        surveys: dict[ClassOptions, MaskSurvey] = {}
+        if masks.files:
             for task in tasks:
-                classes = mask_classes(survey, class_labels(task), record.class_values)
-                labels_of_task[task.name] = reader_of_classes(classes, record.nodata)
-                facts = facts or class_masks(table, survey, classes, record.nodata)
+                labels = class_labels(task)
+                record = complete_from_training(options.record(labels), records)
+                unnamed = ClassOptions(
+                    values=record.class_values, colours=record.class_colors, nodata=record.nodata
+                )
+                if unnamed not in surveys:
+                    surveys[unnamed] = survey_masks(masks.files, unnamed, masks.image_sizes)
+                named = replace(unnamed, names=labels)
+                classes = mask_classes(surveys[unnamed], named)
+                classes_of_task[task.name] = classes.coding
+                facts = facts or class_masks(table, surveys[unnamed], classes)
         return cls(
             mask_of_row=dict(zip(masks.rows, masks.files, strict=True)),
             image_size_of_row=dict(zip(masks.rows, masks.image_sizes, strict=True)),
-            labels_of_task=labels_of_task,
+            classes_of_task=classes_of_task,
             facts=facts,
         )
 
@@ -148,19 +164,27 @@ class MaskReader:
         """
         if row not in self.mask_of_row:
             return torch.full((1, 1, 1), -1)
-        labels = self.labels_of_task[task]
-        return labels.indices([self.mask_of_row[row]], preprocess, [self.image_size_of_row[row]])
+        index = self._kept((row, self.classes_of_task[task]))
+        return prepared_classes(index, preprocess)[None]
 
     def read_shares(self, row: int, *, task: str, preprocess: Preprocessing) -> Array | None:
         """Return the true shares of the classes per patch (K, rows, cols), NaN = unlabelled; None without a mask."""
         if row not in self.mask_of_row:
             return None
-        labels = self.labels_of_task[task]
-        shares, counts = labels.cells(
-            [self.mask_of_row[row]], preprocess, [self.image_size_of_row[row]]
-        )
-        truth: Array = shares.masked_fill(counts[:, None] == 0, torch.nan)[0].numpy()
+        classes = self.classes_of_task[task]
+        shares, counts = class_cells(self._kept((row, classes)), classes.count, preprocess)
+        truth: Array = shares.masked_fill(counts == 0, torch.nan).numpy()
         return truth
+
+    @cached_property
+    def _kept(self) -> KeptMaps[tuple[int, ClassCoding]]:
+        return KeptMaps(self._read_stored)
+
+    def _read_stored(self, key: tuple[int, ClassCoding]) -> Tensor:
+        """The classes (H, W) of the pixels of a mask at its own size, -1 = unlabelled."""
+        row, classes = key
+        reader = ClassLabels(classes)
+        return torch.from_numpy(reader.stored_indices(self.mask_of_row[row]))
 
 
 def _mask_targets(

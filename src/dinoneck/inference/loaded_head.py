@@ -37,11 +37,13 @@ class MaskRecord(NamedTuple):
         source: the file, as messages name it.
         class_values: the value of each class; empty = not recorded.
         nodata: values without a label; empty = not recorded.
+        class_colors: the colour of each class; empty = not recorded.
     """
 
     source: str
     class_values: tuple[int, ...] = ()
     nodata: tuple[float, ...] = ()
+    class_colors: tuple[tuple[int, int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -200,7 +202,8 @@ def _mask_records(file: HeadCheckpoint) -> tuple[MaskRecord, ...]:
         return ()
     class_values = tuple(masks.get("class_values") or ())
     nodata = tuple(masks.get("nodata") or ())
-    return (MaskRecord(file.source or "the head", class_values, nodata),)
+    class_colors = tuple(tuple(colour) for colour in masks.get("class_colors") or ())
+    return (MaskRecord(file.source or "the head", class_values, nodata, class_colors),)
 
 
 def merge_heads(heads: Sequence[LoadedHead], weights: Sequence[float] | None) -> LoadedHead:

@@ -25,6 +25,12 @@ from tyro.constructors import PrimitiveConstructorSpec
 from dinoneck.checkpoint.schema import License
 from dinoneck.checks import LARGEST_FLOAT, LARGEST_SIDE
 from dinoneck.data.cells import composed
+from dinoneck.data.class_colors import (
+    color_text,
+    is_color_table,
+    parse_colors,
+    read_color_table,
+)
 from dinoneck.data.names import is_json_file
 from dinoneck.errors import ConfigError, DinoneckError
 from dinoneck.kinds import Method, Precision, Runtime, TrainedKind
@@ -51,6 +57,7 @@ Path = Annotated[str, Meta(pattern=PATH_PATTERN)]
 # of 0.3 and a run that 0.3 began continues
 _LATER_OPTIONS_OF_DATA = (
     "bits",
+    "class_colors",
     "class_values",
     "crowd",
     "mask_suffix",
@@ -225,11 +232,15 @@ class DataConfig(PreparationConfig, frozen=True, kw_only=True):
             segmentation, or with targets class shares per patch.
         label_kind: mask values: class indices, or numbers per pixel, a dense task with the name of
             labels; or normals, files of surface normals in three bands.
-        classes: names of the classes 0, 1, ... in the masks.
+        classes: names of the classes 0, 1, ... in the masks; or a CSV file with the columns name, r,
+            g, b: their names and colours.
         class_values: the value of each class in the masks, such as 1 2 3; without them 0, 1, ...,
             and of two classes 0 and 255 where the masks hold these alone.
-        class_colors: the colour of each class in masks of colours, as R,G,B, such as 0,128,0.
-        nodata: mask values without a label, such as 255. NaN never has one and is left out here.
+        class_colors: the colour of each class in masks of colours, in the order of the classes, as
+            R,G,B such as 0,128,0 255,0,0.
+        nodata: mask values without a label, such as 255; with class_colors grey levels. NaN never
+            has one and is left out here. In masks of 8 bits 255 is unlabelled anyway, unless it is
+            one of two classes (0 and 255) or named as a class.
         scale: with label_kind numbers: what the masks' numbers are multiplied by, such as 0.0001.
         offset: added to them after the scale.
         numbers_from_maps: with labels: a target that has the name of a class and is its share in
@@ -280,6 +291,9 @@ class DataConfig(PreparationConfig, frozen=True, kw_only=True):
         numbers = [value for value in self.nodata if not math.isnan(value)]
         limited = [max(-LARGEST_FLOAT, min(LARGEST_FLOAT, value)) for value in numbers]
         force_setattr(self, "nodata", tuple(limited))
+        if is_color_table(self.classes):
+            self._read_color_table(self.classes[0])
+        self._check_class_colors()
         if self.class_values and self.label_kind == "numbers":
             raise ConfigError(
                 f"class_values are {', '.join(map(str, self.class_values))}, and label_kind is "
@@ -310,6 +324,44 @@ class DataConfig(PreparationConfig, frozen=True, kw_only=True):
                     "of them"
                 )
         force_setattr(self, "target_weights", read_target_weights(self.target_weights))
+
+    def _read_color_table(self, path: str) -> None:
+        """Take names and colours of classes from a table."""
+        if self.class_colors:
+            raise ConfigError(
+                f"class_colors is {self.class_colors!r}, and classes is the table {path}, which has "
+                "the colours; leave one of them out"
+            )
+        colours = read_color_table(path)
+        force_setattr(self, "classes", tuple(colours))
+        force_setattr(self, "class_colors", tuple(map(color_text, colours.values())))
+
+    def _check_class_colors(self) -> None:
+        """Raise ConfigError for colours of classes that are none, or contradict other options."""
+        if not self.class_colors:
+            return
+        colours = parse_colors(self.class_colors)
+        if self.label_kind != "classes":
+            raise ConfigError(
+                f"class_colors is {self.class_colors!r}, and label_kind is {self.label_kind!r}; leave "
+                "one of them out"
+            )
+        if self.class_values:
+            raise ConfigError(
+                f"class_values is {self.class_values!r} and class_colors {self.class_colors!r}; masks "
+                "have classes by values or by colours: leave one of them out"
+            )
+        if self.classes and len(self.classes) != len(colours):
+            raise ConfigError(
+                f"there are {len(self.classes)} classes and {len(colours)} class_colors; expected one "
+                "colour for each class"
+            )
+        for level in self.nodata:
+            if (level, level, level) in colours:
+                raise ConfigError(
+                    f"nodata names the grey level {level:g}, and class_colors the same colour; name it "
+                    "in one of them"
+                )
 
     @property
     def label_file(self) -> Path | None:
@@ -912,6 +964,8 @@ class TrainConfig(HeadRunConfig, frozen=True, kw_only=True):
             raise ConfigError(f"data.label_kind is {data.label_kind!r}, {remedy}")
         if data.class_values:
             raise ConfigError(f"data.class_values is {data.class_values!r}, {remedy}")
+        if data.class_colors:
+            raise ConfigError(f"data.class_colors is {data.class_colors!r}, {remedy}")
         if not data.numbers_from_maps:
             raise ConfigError(f"data.numbers_from_maps is {data.numbers_from_maps!r}, {remedy}")
         self._check_no_pairing(remedy)

@@ -7,13 +7,13 @@ from typing import Any
 from dinoneck.data.folders import DataFolder
 from dinoneck.data.labels import DenseLabels
 from dinoneck.data.mask_facts import MaskFacts, class_masks, normal_masks, number_masks
-from dinoneck.data.masks import MaskClasses, MaskSurvey, mask_classes, survey_masks
+from dinoneck.data.masks import mask_classes, survey_masks
 from dinoneck.data.summary import DataSummary, summarise_table
 from dinoneck.data.table import Table
 from dinoneck.images.preprocessing import Preprocessing
 from dinoneck.kinds import LABEL_KINDS
 from dinoneck.training.config import DataConfig, TrainConfig
-from dinoneck.training.masks import map_task, masks_of
+from dinoneck.training.masks import class_options, map_task, masks_of
 from dinoneck.training.problem import Problem, read_problem
 from dinoneck.training.table import column_tasks, of_pasture, table_of
 
@@ -54,8 +54,9 @@ def summary_of_run(config: TrainConfig, table: Table, problem: Problem) -> DataS
     """
     if map_task(config, table) is None:
         return _summary(config, table, None)
-    if problem.mask_classes is not None and problem.mask_survey is not None:
-        masks = class_masks(table, problem.mask_survey, problem.mask_classes, config.data.nodata)
+    maps = problem.maps
+    if maps is not None and maps.classes is not None and maps.survey is not None:
+        masks = class_masks(table, maps.survey, maps.classes, maps.read_stored)
         return _summary(config, table, masks)
     return _summary(config, table, _read_masks(config.data, table))
 
@@ -74,11 +75,7 @@ def _read_masks(data: DataConfig, table: Table) -> MaskFacts:
     if data.label_kind == "numbers":
         reader = DenseLabels(scale=data.scale, offset=data.offset, nodata=data.nodata)
         return number_masks(table, reader)
-    survey, classes = _survey(data, table)
-    return class_masks(table, survey, classes, data.nodata)
-
-
-def _survey(data: DataConfig, table: Table) -> tuple[MaskSurvey, MaskClasses]:
     masks = masks_of(table)
-    survey = survey_masks(masks.files, data.nodata, masks.image_sizes)
-    return survey, mask_classes(survey, data.classes, data.class_values)
+    options = class_options(data)
+    survey = survey_masks(masks.files, options, masks.image_sizes)
+    return class_masks(table, survey, mask_classes(survey, options))

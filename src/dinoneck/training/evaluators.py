@@ -164,18 +164,23 @@ class ValueEvaluator:
         if tokens.live is None:
             linear.trained_on = head.trained_on
             heads[AVERAGE] = HeadEnsemble.from_heads([head, linear])
+        methods = []
         for name, predicting in heads.items():
-            source = tokens.of_head if name == HEAD else tokens.frozen
-            reports.write_predictions(
-                problem.scored,
-                source,
-                head=predicting,
-                rows=fold.valid.tolist(),
-                predictions=self.methods[name],
-                with_residuals=targets_with_residuals(problem.with_residuals),
-                residuals=self.residuals[name],
-                compositions=problem.compositions,
+            methods.append(
+                reports.PredictingMethod(
+                    predicting,
+                    tokens=tokens.of_head if name == HEAD else tokens.frozen,
+                    predictions=self.methods[name],
+                    residuals=self.residuals[name],
+                )
             )
+        reports.write_predictions(
+            problem.scored,
+            methods,
+            rows=fold.valid.tolist(),
+            with_residuals=targets_with_residuals(problem.with_residuals),
+            compositions=problem.compositions,
+        )
         if tokens.live is not None:
             return {HEAD: self._kept(HEAD, fold, head)}
         example = tokens.frozen.batch([tokens.frozen.ids[fold.train[0]]])

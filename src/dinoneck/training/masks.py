@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from dinoneck.data.labels import DenseLabels
-from dinoneck.data.masks import MaskClasses, MaskSurvey, mask_classes, survey_masks
+from dinoneck.data.class_colors import parse_colors
+from dinoneck.data.labels import (
+    ClassLabels,
+    DenseLabels,
+    prepared_classes,
+    read_class_cells,
+)
+from dinoneck.data.masks import ClassOptions, MaskClasses, MaskSurvey
 from dinoneck.data.normals import NormalLabels
 from dinoneck.data.table import Table
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.images.decoding import read_image_size
 from dinoneck.images.preprocessing import Preprocessing
+from dinoneck.images.rasters import Raw
 from dinoneck.kinds import MAP_KINDS
 from dinoneck.tasks import TABLE_COLUMNS
 from dinoneck.training.config import DataConfig, TrainConfig
 from dinoneck.training.table import column_tasks, target_columns
 
+Key = TypeVar("Key", bound=Hashable)
+_MOST_KEPT = 2**29
+"""Bytes of compressed maps that :class:`KeptMaps` keeps, 0.5 GiB: about 20,000 masks of ten megapixels."""
 _KINDS_OF_VALUES = ("numbers", "normals")
 """Kinds of labels whose pixels hold values, no classes: their task is ``dense``."""
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -159,14 +169,14 @@ def masks_of(table: Table) -> TableMasks:
     return masks
 
 
-def reader_of_classes(classes: MaskClasses, nodata: Sequence[float]) -> DenseLabels:
-    """Return what reads masks as these classes.
-
-    Args:
-        classes: those of the masks.
-        nodata: values in masks without a label.
-    """
-    return DenseLabels(classes=len(classes.names), nodata=nodata, class_values=classes.stored)
+def class_options(data: DataConfig) -> ClassOptions:
+    """Return what a config states of masks of classes."""
+    return ClassOptions(
+        names=data.classes,
+        values=data.class_values,
+        colours=parse_colors(data.class_colors),
+        nodata=data.nodata,
+    )
 
 
 @dataclass(frozen=True)
@@ -174,27 +184,30 @@ class Maps:
     """The masks of a table, averaged over the patches of their images; n images, K classes or 1, of normals 3.
 
     Attributes:
-        names: of the classes; none for numbers.
+        names: of the classes, or of the bands of numbers as far as they are named.
         values: (n, K, rows, cols) float32 in original units, of classes their shares of the patch;
             NaN where unknown.
         weight: (n, rows, cols) float32, how many labelled pixels a patch has.
-        classes: of masks of classes: which values they are; None of others.
-        survey: of masks of classes: the values of each; None of others.
         read_pixels: returns the classes (1, height, width) of a row's prepared image, -1 = none;
             without a mask (1, 1, 1). Of surface normals it returns these (3, height, width), NaN =
             none; without a mask (3, 1, 1).
+        read_stored: returns the mask of a row, which has one, at its own size: classes (H, W) int64,
+            -1 = unlabelled, or numbers (H, W, bands) float32, NaN = unlabelled; None for normals.
+        classes: of masks of classes: which values they are; None of others.
+        survey: of masks of classes: the values of each, in the order of the rows; None of others.
     """
 
     names: tuple[str, ...]
     values: Tensor
     weight: Tensor
     read_pixels: Callable[[int], Tensor]
+    read_stored: Callable[[int], Raw] | None = None
     classes: MaskClasses | None = None
     survey: MaskSurvey | None = None
 
 
 def read_maps(data: DataConfig, table: Table, preprocess: Preprocessing) -> Maps:
-    """Read the masks of a table and average them over the patches.
+    """Read the masks of a table and average them over the patches; every mask is decoded once.
 
     Args:
         data: how the masks are read.
@@ -203,36 +216,68 @@ def read_maps(data: DataConfig, table: Table, preprocess: Preprocessing) -> Maps
 
     Raises:
         DataError: if a mask cannot be used, has another size than its image, or comes to another
-            grid than others; if the masks show fewer than two classes, or it is open what their
-            values mean.
+            grid than others; if the masks show fewer than two classes.
     """
     masks = masks_of(table)
     if data.label_kind == "normals":
         return _read_normals(table, masks, preprocess)
-    names = data.classes
-    survey = None
-    classes = None
     if data.label_kind == "numbers":
-        reader = DenseLabels(scale=data.scale, offset=data.offset, nodata=data.nodata)
-    else:
-        survey = survey_masks(masks.files, data.nodata, masks.image_sizes)
-        classes = mask_classes(survey, data.classes, data.class_values)
-        _check_shown(classes)
-        names = classes.names
-        reader = reader_of_classes(classes, data.nodata)
-        logger.info("masks: %s", classes.pixels)
-    mean, counts = reader.cells(masks.files, preprocess, masks.image_sizes)
-    values, weight = _of_all_rows(table, masks, mean, counts)
+        return _read_numbers(data, table, masks, preprocess)
+    return _read_classes(data, table, masks, preprocess)
+
+
+def _read_classes(
+    data: DataConfig, table: Table, masks: TableMasks, preprocess: Preprocessing
+) -> Maps:
+    """Read the classes of a table and average them over the patches of their images."""
+    cells = read_class_cells(masks.files, preprocess, class_options(data), masks.image_sizes)
+    _check_shown(cells.classes)
+    reader = ClassLabels(cells.classes.coding)
+    values, weight = _of_all_rows(table, masks, cells.values, cells.weight)
     file_of_row = dict(zip(masks.rows, masks.files, strict=True))
+
+    def read_index(row: int) -> Tensor:
+        return torch.from_numpy(reader.stored_indices(file_of_row[row]))
+
+    # those that the data summary draws are not decoded again where they are scored
+    stored = KeptMaps(read_index)
 
     def read_pixels(row: int) -> Tensor:
         if row not in file_of_row:
             return torch.full((1, 1, 1), -1)
-        return reader.indices([file_of_row[row]], preprocess)
+        return prepared_classes(stored.once(row), preprocess)[None]
 
     return Maps(
-        names, values, weight=weight, read_pixels=read_pixels, classes=classes, survey=survey
+        cells.classes.names,
+        values,
+        weight=weight,
+        read_pixels=read_pixels,
+        read_stored=lambda row: stored(row).numpy(),
+        classes=cells.classes,
+        survey=cells.survey,
     )
+
+
+def _read_numbers(
+    data: DataConfig, table: Table, masks: TableMasks, preprocess: Preprocessing
+) -> Maps:
+    """Read the numbers per pixel of a table and average them over the patches of their images."""
+    reader = DenseLabels(scale=data.scale, offset=data.offset, nodata=data.nodata)
+    mean, counts = reader.cells(masks.files, preprocess, masks.image_sizes)
+    values, weight = _of_all_rows(table, masks, mean, counts)
+    file_of_row = dict(zip(masks.rows, masks.files, strict=True))
+    return Maps(
+        data.classes,
+        values,
+        weight=weight,
+        read_pixels=_no_pixels,
+        read_stored=lambda row: reader.stored_numbers(file_of_row[row]),
+    )
+
+
+def _no_pixels(row: int) -> Tensor:
+    """Raise an error: numbers are scored by patch."""
+    raise TypeError(f"row {row} has numbers, which have no classes of pixels")
 
 
 def _read_normals(table: Table, masks: TableMasks, preprocess: Preprocessing) -> Maps:
@@ -280,6 +325,59 @@ def _of_all_rows(
     weight = torch.zeros((len(table), *counts.shape[1:]))
     weight[masks.rows] = counts
     return values, weight
+
+
+class KeptMaps(Generic[Key]):
+    """Calls a function that reads maps, and keeps what it returns: compressed, up to 0.5 GiB.
+
+    Maps beyond that are read again.
+
+    Args:
+        read: returns a map: class indices int64 below 32,768, or float32.
+        most_bytes: compressed bytes that are kept.
+    """
+
+    def __init__(self, read: Callable[[Key], Tensor], *, most_bytes: int = _MOST_KEPT) -> None:
+        self._read = read
+        self._free_bytes = most_bytes
+        self._kept: dict[Key, _CompressedMap] = {}
+
+    def __call__(self, key: Key) -> Tensor:
+        """Return the map of a key, such as a row, and keep it."""
+        if key in self._kept:
+            return self._kept[key].restore()
+        tensor = self._read(key)
+        compressed = _CompressedMap.of(tensor)
+        if len(compressed.data) <= self._free_bytes:
+            self._free_bytes -= len(compressed.data)
+            self._kept[key] = compressed
+        return tensor
+
+    def once(self, key: Key) -> Tensor:
+        """Return the map of a key, and keep it only if it is kept already."""
+        if key in self._kept:
+            return self._kept[key].restore()
+        return self._read(key)
+
+
+@dataclass(frozen=True)
+class _CompressedMap:
+    """A map of two bytes per class index, or of its numbers, compressed by zlib."""
+
+    data: bytes
+    shape: tuple[int, ...]
+    is_of_classes: bool
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> _CompressedMap:
+        is_of_classes = not tensor.is_floating_point()
+        values = tensor.numpy().astype(np.int16 if is_of_classes else np.float32)
+        return cls(zlib.compress(values.tobytes(), 1), tuple(tensor.shape), is_of_classes)
+
+    def restore(self) -> Tensor:
+        dtype = np.int16 if self.is_of_classes else np.float32
+        values = np.frombuffer(zlib.decompress(self.data), dtype).reshape(self.shape)
+        return torch.from_numpy(values.astype(np.int64 if self.is_of_classes else np.float32))
 
 
 def _check_shown(classes: MaskClasses) -> None:

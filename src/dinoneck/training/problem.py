@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dinoneck.data.arrays import Array
 from dinoneck.data.class_counts import check_class_counts
-from dinoneck.data.masks import MaskClasses, MaskSurvey
+from dinoneck.data.masks import MaskClasses
 from dinoneck.data.table import Table
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.images.preprocessing import Preprocessing
@@ -45,11 +45,12 @@ from dinoneck.training.learned_tasks import (
     read_columns,
 )
 from dinoneck.training.map_numbers import read_from_map
-from dinoneck.training.masks import Maps, map_task, read_maps
+from dinoneck.training.masks import KeptMaps, Maps, map_task, read_maps
 from dinoneck.training.report import check_target_names
 from dinoneck.training.scored import (
     ClassTarget,
     LabelsTarget,
+    MapTarget,
     PixelTarget,
     ScoredTarget,
     ValueTarget,
@@ -74,8 +75,7 @@ class Problem:
         scored: target -> where its predictions are, and the truth.
         shares: ``task:column`` -> the shares of a ratio whose column is scored as the number of
             another output. They have no scores, and intervals as scored targets do.
-        mask_classes: of masks of classes: which values they are.
-        mask_survey: of masks of classes: the values of each.
+        maps: of masks: what was read of them, with the rows of the table that was read; None without.
     """
 
     tasks: Sequence[Task]
@@ -84,8 +84,12 @@ class Problem:
     compositions: Sequence[Composition]
     scored: Mapping[str, ScoredTarget]
     shares: Mapping[str, ValueTarget] = field(default_factory=dict)
-    mask_classes: MaskClasses | None = None
-    mask_survey: MaskSurvey | None = None
+    maps: Maps | None = None
+
+    @property
+    def mask_classes(self) -> MaskClasses | None:
+        """Of masks of classes: which values they are."""
+        return None if self.maps is None else self.maps.classes
 
     @property
     def with_residuals(self) -> dict[str, ScoredTarget]:
@@ -150,8 +154,7 @@ def read_problem(config: TrainConfig, table: Table, preprocess: Preprocessing) -
         compositions=compositions,
         scored=_numbers_first(scored, table),
         shares=_unscored_shares(tasks, learned, scored),
-        mask_classes=None if maps is None else maps.classes,
-        mask_survey=None if maps is None else maps.survey,
+        maps=maps,
     )
 
 
@@ -486,6 +489,7 @@ def with_fine_maps(problem: Problem, outputs: Mapping[str, Tensor]) -> Problem:
     """
     targets = dict(problem.targets)
     weights = dict(problem.weights)
+    scored = dict(problem.scored)
     for task in problem.tasks:
         if not task.is_map:
             continue
@@ -493,6 +497,10 @@ def with_fine_maps(problem: Problem, outputs: Mapping[str, Tensor]) -> Problem:
         if size == targets[task.name].shape[-2:]:
             continue
         target = problem.scored.get(task.name)
+        if isinstance(target, MapTarget):
+            # read here, and again where it is scored
+            target = replace(target, read_pixels=KeptMaps(target.read_pixels))
+            scored[task.name] = target
         if isinstance(target, VectorTarget):
             targets[task.name], weights[task.name] = _normals_at_size(target, size)
             continue
@@ -502,7 +510,7 @@ def with_fine_maps(problem: Problem, outputs: Mapping[str, Tensor]) -> Problem:
                 "take dense"
             )
         targets[task.name] = _classes_at_size(target, size)
-    return replace(problem, targets=targets, weights=weights)
+    return replace(problem, targets=targets, weights=weights, scored=scored)
 
 
 def _normals_at_size(target: VectorTarget, size: Sequence[int]) -> tuple[Tensor, Tensor]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from dinoneck.data.table import Table
 from dinoneck.errors import ConfigError, DataError
@@ -80,50 +82,89 @@ def no_predictions(targets: Mapping[str, ScoredTarget]) -> Predictions:
     return {name: target.no_predictions() for name, target in targets.items()}
 
 
+@dataclass(frozen=True)
+class PredictingMethod:
+    """A method, and where what it predicts is written.
+
+    Attributes:
+        head: predicts, and is set to evaluation mode.
+        tokens: of all rows.
+        predictions: of :func:`no_predictions`, changed in place.
+        residuals: of :func:`dinoneck.training.intervals.no_residuals`, changed in place.
+    """
+
+    head: Head
+    tokens: TokenSource
+    predictions: Predictions
+    residuals: Residuals
+
+    def predict(
+        self, rows: Sequence[int], compositions: Sequence[Composition]
+    ) -> dict[str, Tensor]:
+        """Return the outputs of rows, with the compositions that the head has not."""
+        device = next(self.head.parameters()).device
+        self.head.eval()
+        batch = self.tokens.batch([self.tokens.ids[row] for row in rows]).to(device)
+        outputs = {}
+        for name, output in with_composed(self.head.predict(batch), compositions).items():
+            outputs[name] = output.float().cpu()
+        return outputs
+
+
 @torch.no_grad()
 def write_predictions(
     targets: Mapping[str, ScoredTarget],
-    tokens: TokenSource,
-    head: Head,
+    methods: Sequence[PredictingMethod],
     rows: Sequence[int],
-    predictions: Predictions,
     with_residuals: Mapping[str, ValueTarget | ClassTarget],
-    residuals: Residuals,
     compositions: Sequence[Composition] = (),
 ) -> None:
-    """Write what a head predicts for the held-out rows, and how far off it is, into the arrays of all rows.
+    """Write what methods predict for the held-out rows, and how far off it is, into the arrays of all rows.
+
+    The truth of a map is read once for all methods.
 
     Args:
         targets: what is predicted.
-        tokens: of all rows.
-        head: the head, which is set to evaluation mode.
+        methods: what predicts.
         rows: the held-out rows.
-        predictions: of :func:`no_predictions`, changed in place.
         with_residuals: of which residuals are measured, see
             :func:`dinoneck.training.intervals.targets_with_residuals`.
-        residuals: of :func:`dinoneck.training.intervals.no_residuals`, changed in place.
-        compositions: those that the head has not are computed from its predictions.
+        compositions: those that a head has not are computed from its predictions.
 
     Raises:
         DataError: if a prediction is not finite.
     """
-    device = next(head.parameters()).device
-    head.eval()
     for batch_rows in in_batches(rows, _BATCH):
-        batch = tokens.batch([tokens.ids[row] for row in batch_rows]).to(device)
-        outputs = {}
-        for name, output in with_composed(head.predict(batch), compositions).items():
-            outputs[name] = output.float().cpu()
+        outputs = [method.predict(batch_rows, compositions) for method in methods]
         for name, target in targets.items():
-            selected = target.select(outputs)
-            if not bool(selected.isfinite().all()):
+            selected = [target.select(of_method) for of_method in outputs]
+            if not all(bool(values.isfinite().all()) for values in selected):
                 raise DataError(
                     f"the predictions of {name} are not finite: training diverged; lower lr (--lr)"
                 )
-            predictions[name][batch_rows] = target.read(selected, batch_rows)
+            if isinstance(target, MapTarget):
+                _write_maps(name, target, methods, selected, batch_rows)
+                continue
+            for method, values in zip(methods, selected, strict=True):
+                method.predictions[name][batch_rows] = target.read(values, batch_rows)
         for name, measured in with_residuals.items():
-            values = measured.select(outputs).numpy()
-            residuals[name][batch_rows] = measured.residuals(values, batch_rows)
+            for method, of_method in zip(methods, outputs, strict=True):
+                residuals = measured.residuals(measured.select(of_method).numpy(), batch_rows)
+                method.residuals[name][batch_rows] = residuals
+
+
+def _write_maps(
+    name: str,
+    target: MapTarget,
+    methods: Sequence[PredictingMethod],
+    selected: Sequence[Tensor],
+    rows: Sequence[int],
+) -> None:
+    """Write what maps of rows add to the scores of each method."""
+    for i, row in enumerate(rows):
+        terms = target.compare([maps[i] for maps in selected], row)
+        for method, terms_of_method in zip(methods, terms, strict=True):
+            method.predictions[name][row] = terms_of_method
 
 
 def prediction_rows(

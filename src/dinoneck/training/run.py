@@ -24,7 +24,9 @@ from dinoneck.checkpoint.rehearsal import check_views
 from dinoneck.checkpoint.training_images import TrainingImages
 from dinoneck.data import run_names
 from dinoneck.data.cells import csv_text
+from dinoneck.data.class_colors import parse_colors
 from dinoneck.data.folders import DataFolder
+from dinoneck.data.masks import MaskClasses
 from dinoneck.data.summary import DataSummary
 from dinoneck.data.table import Table
 from dinoneck.devices import bytes_of, local_device
@@ -45,7 +47,6 @@ from dinoneck.training.evaluators import Evaluator, FoldTokens, KeptHead, ValueE
 from dinoneck.training.fitting import fit, seconds_per_image
 from dinoneck.training.folds import Fold, Rows, folds_of
 from dinoneck.training.intervals import with_configured_intervals
-from dinoneck.training.mask_classes import warn_of_mask_classes
 from dinoneck.training.new_head import (
     cheaper_head,
     default_head_of_masks,
@@ -155,7 +156,6 @@ def prepare(
     folds: Sequence[Fold]
     if like is None:
         folds = folds_of(config, images)
-        warn_of_mask_classes(problem, images, folds)
     else:
         folds = like.folds
     evaluator = ValueEvaluator(config, images, problem, folds)
@@ -675,7 +675,7 @@ class ImageTrainer(Trainer[TrainConfig]):
     def record_of_data(self) -> dict[str, Any]:
         """Return how masks are read, and what counts in the overall score."""
         data = self.config.data
-        return _mask_record(data) | _score_record(self.problem, data)
+        return _mask_record(data, self.problem.mask_classes) | _score_record(self.problem, data)
 
     def _write_head_of_run(self, report: Mapping[str, Any]) -> None:
         """Write the method that predicts, of all folds as one ensemble; a head of all images is there already."""
@@ -748,19 +748,30 @@ def _score_record(problem: Problem, data: DataConfig) -> dict[str, Any]:
     return record
 
 
-def _mask_record(data: DataConfig) -> dict[str, Any]:
-    """How masks are read, for the head files; empty without options, as files of 0.3 are."""
+def _mask_record(data: DataConfig, classes: MaskClasses | None) -> dict[str, Any]:
+    """How masks are read, for the head files; empty if the defaults say it all.
+
+    Args:
+        data: what is stated.
+        classes: of masks of classes: what was decided over all of them.
+    """
     if data.labels is None:
         return {}
     record: dict[str, Any] = {}
-    if data.class_values:
-        record["class_values"] = [*data.class_values]
+    class_values = data.class_values
+    # JSON has no NaN and no infinity
+    nodata = [value for value in data.nodata if math.isfinite(value)]
+    if classes is not None:
+        class_values = classes.stored or ()
+        nodata += [value for value in classes.unlabelled_values if value not in nodata]
+    if class_values:
+        record["class_values"] = [*class_values]
+    if data.class_colors:
+        record["class_colors"] = [[*colour] for colour in parse_colors(data.class_colors)]
     if data.scale != 1.0:
         record["scale"] = data.scale
     if data.offset != 0.0:
         record["offset"] = data.offset
-    # JSON has no NaN and no infinity
-    nodata = [value for value in data.nodata if math.isfinite(value)]
     if nodata:
         record["nodata"] = nodata
     return {"masks": record} if record else {}

@@ -6,6 +6,7 @@ scores them, and writes them into the cells of ``out_of_fold.csv``.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
@@ -236,7 +237,7 @@ class LabelsTarget(LabelledTarget):
 
 
 @dataclass(frozen=True, eq=False)
-class MapTarget:
+class MapTarget(ABC):
     """What is scored pixel by pixel, and has no columns: the base of :class:`PixelTarget` and :class:`VectorTarget`.
 
     Attributes:
@@ -263,6 +264,32 @@ class MapTarget:
         """Return its maps (B, channels, rows, cols) from the outputs of a head."""
         return outputs[self.output]
 
+    def read(self, selected: Iterable[Tensor], rows: Sequence[int]) -> Array:
+        """Return the predictions of these rows.
+
+        Args:
+            selected: what :meth:`select` returned, or maps (channels, rows, cols) of any size.
+            rows: one for each map.
+        """
+        predictions = [
+            self.compare([predicted], row)[0] for row, predicted in zip(rows, selected, strict=True)
+        ]
+        return np.stack(predictions)
+
+    def compare(self, predicted: Sequence[Tensor], row: int) -> list[Array]:
+        """Return the predictions of one row by several methods, whose truth is read once.
+
+        Args:
+            predicted: a map (channels, rows, cols) of each method.
+            row: of all of them.
+        """
+        truth = self.read_pixels(row)
+        return [self.terms(truth, of_method) for of_method in predicted]
+
+    @abstractmethod
+    def terms(self, truth: Tensor, predicted: Tensor) -> Array:
+        """Return what a map (channels, rows, cols) adds to the scores, with its truth (channels, height, width)."""
+
 
 @dataclass(frozen=True, eq=False)
 class PixelTarget(MapTarget):
@@ -283,17 +310,9 @@ class PixelTarget(MapTarget):
         """Return the predictions of all rows where none is known."""
         return np.zeros((self.num_rows, self.num_classes, self.num_classes), np.int64)
 
-    def read(self, selected: Iterable[Tensor], rows: Sequence[int]) -> Array:
-        """Return the confusion matrices of these rows.
-
-        Args:
-            selected: what :meth:`select` returned, or maps (K, rows, cols) of any size.
-            rows: one for each map.
-        """
-        matrices = []
-        for row, class_map in zip(rows, selected, strict=True):
-            matrices.append(map_confusion(self.read_pixels(row), class_map[None]))
-        return np.stack(matrices)
+    def terms(self, truth: Tensor, predicted: Tensor) -> Array:
+        """Return the confusion matrix (K, K) of a map."""
+        return map_confusion(truth, predicted[None])
 
     def score(
         self, predictions: Array, split: Split, *, reference: Array | None = None
@@ -319,17 +338,9 @@ class VectorTarget(MapTarget):
         """Return the predictions of all rows where none is known."""
         return np.zeros((self.num_rows, NUM_ANGLE_TERMS))
 
-    def read(self, selected: Iterable[Tensor], rows: Sequence[int]) -> Array:
-        """Return the terms of the angles of these rows.
-
-        Args:
-            selected: what :meth:`select` returned, or maps (3, rows, cols) of any size.
-            rows: one for each map.
-        """
-        terms = []
-        for row, normals in zip(rows, selected, strict=True):
-            terms.append(angle_terms(self.read_pixels(row), normals))
-        return np.stack(terms)
+    def terms(self, truth: Tensor, predicted: Tensor) -> Array:
+        """Return the terms of the angles of a map (terms,)."""
+        return angle_terms(truth, predicted)
 
     def score(
         self, predictions: Array, split: Split, *, reference: Array | None = None

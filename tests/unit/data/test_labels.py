@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import struct
 import warnings
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dinoneck import DataError
+from dinoneck import ConfigError, DataError
 from dinoneck.data import DenseLabels, Preprocessing
 from dinoneck.data.labels import count_classes
 
@@ -162,56 +160,6 @@ def test_a_pixel_is_unknown_where_one_of_its_bands_is(tmp_path: Path) -> None:
     assert torch.equal(values, torch.where(expected_valid, shifted, 0))
 
 
-def png(bits: int, colour: int, rows: list[bytes], width: int) -> bytes:
-    """A PNG of any bit depth, written by hand."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        length = struct.pack(">I", len(data))
-        checksum = struct.pack(">I", zlib.crc32(kind + data))
-        return length + kind + data + checksum
-
-    head = struct.pack(">IIBBBBB", width, len(rows), bits, colour, 0, 0, 0)
-    data = zlib.compress(b"".join(b"\0" + row for row in rows))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
-
-
-def test_a_png_of_one_bit_is_read(tmp_path: Path) -> None:
-    file = tmp_path / "one.png"
-    file.write_bytes(png(1, 0, [b"\xa0"], 4))
-
-    values, _ = pixels(DenseLabels(), file)
-
-    assert values.tolist() == [[[1, 0, 1, 0]]]
-
-
-@pytest.mark.parametrize(
-    ("bits", "colour", "row"),
-    [
-        pytest.param(2, 0, b"\x1b", id="2 bits"),
-        pytest.param(4, 0, b"\x01\x2f", id="4 bits"),
-        pytest.param(16, 2, b"\x01\x02" * 12, id="colours of 16 bits"),
-    ],
-)
-def test_a_png_whose_values_pillow_changes_is_refused(
-    bits: int, colour: int, row: bytes, tmp_path: Path
-) -> None:
-    file = tmp_path / "few.png"
-    file.write_bytes(png(bits, colour, [row], 4))
-
-    with pytest.raises(DataError, match="few.png.*array"):
-        pixels(DenseLabels(), file)
-
-
-def test_the_largest_picture_of_a_tiff_with_overviews_is_read(tmp_path: Path) -> None:
-    whole = Image.fromarray(np.full((4, 4), 4, np.uint8))
-    overview = Image.fromarray(np.full((2, 2), 2, np.uint8))
-    whole.save(tmp_path / "overview.tif", save_all=True, append_images=[overview])
-
-    values, _ = pixels(DenseLabels(), tmp_path / "overview.tif")
-
-    assert values.tolist() == [[[4.0] * 4] * 4]
-
-
 # Classes
 # ----------------------------------------------------------------------------------------------------
 
@@ -323,12 +271,62 @@ def test_labels_of_bicubic_images_never_shoot_over() -> None:
     assert torch.equal(values, bilinear)
 
 
-def test_an_index_of_255_next_to_254_is_a_class() -> None:
-    assert count_classes([np.array([[0, 254, 255]], np.uint8)]) == 256
+@pytest.mark.parametrize(
+    ("values", "remedy"),
+    [
+        pytest.param([0, 255], r"class_values=\(0, 255\)", id="two classes"),
+        pytest.param([0, 1, 255], "nodata=255", id="unlabelled"),
+    ],
+)
+def test_counting_refuses_255_whose_meaning_a_single_label_does_not_tell(
+    values: list[int], remedy: str
+) -> None:
+    with pytest.raises(DataError, match=remedy):
+        count_classes([np.array([values], np.uint8)])
 
 
-def test_an_index_of_255_alone_is_refused() -> None:
-    mask = np.array([[0, 253, 255]], np.uint8)
+def test_classes_are_counted_to_the_largest_index() -> None:
+    masks = [np.array([[0, 1, 9]], np.uint8), np.array([[4, 0, 0]], np.uint8)]
 
-    with pytest.raises(DataError, match="holds 255, which usually marks pixels without a class"):
-        count_classes([mask])
+    assert count_classes(masks, nodata=9) == 5
+
+
+def test_stored_numbers_are_in_target_units_at_their_own_size() -> None:
+    stored = np.array([[1.0, -9.0], [3.0, 4.0]], np.float32)
+
+    numbers = DenseLabels(scale=2.0, offset=1.0, nodata=-9).stored_numbers(stored)
+
+    assert numbers.shape == (2, 2, 1)
+    assert np.array_equal(numbers[..., 0], [[3.0, np.nan], [7.0, 9.0]], equal_nan=True)
+
+
+# Colours
+# ----------------------------------------------------------------------------------------------------
+
+GREEN = (0, 128, 0)
+RED = (255, 0, 0)
+BLACK = (0, 0, 0)
+COLOURS = np.array([BLACK, GREEN, RED], np.uint8)
+
+
+def test_colours_are_the_classes_in_their_order() -> None:
+    picture = COLOURS[np.array([[0, 1], [2, 1]])]
+
+    indices = DenseLabels(class_colors=[RED, GREEN], nodata=0).indices(picture, Preprocessing(1))
+
+    assert indices[0].tolist() == [[-1, 1], [0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        pytest.param({"class_colors": [RED, RED]}, "255,0,0 twice", id="twice"),
+        pytest.param({"class_colors": [(1, 2, 256)]}, "256", id="beyond 8 bits"),
+        pytest.param({"class_colors": [RED], "classes": 2}, "classes is 2", id="number"),
+        pytest.param({"class_colors": [RED], "class_values": [1]}, "both given", id="values too"),
+        pytest.param({"class_colors": [BLACK], "nodata": 0}, "grey level 0", id="nodata too"),
+    ],
+)
+def test_colours_that_contradict_are_refused(options: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        DenseLabels(**options)

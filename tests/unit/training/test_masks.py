@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
-from tests.unit.data.tiff_files import nodata_tag, write_tiff
 
+import dinoneck.data.labels
+import dinoneck.data.masks
 from dinoneck import ConfigError, DataError, DenseHead, Predictor, Task, evaluate
 from dinoneck.backbones import Backbone
+from dinoneck.checkpoint import HeadCheckpoint
 from dinoneck.data import Preprocessing, read_masks
 from dinoneck.data.table import Table
 from dinoneck.training import TrainConfig, train
 from dinoneck.training.config import DataConfig
-from dinoneck.training.masks import Maps, read_maps
+from dinoneck.training.masks import KeptMaps, Maps, read_maps
 from dinoneck.training.run import prepare
 
 SIZE = (32, 48)
 PREPARE = Preprocessing(16)
 
 
-def written(folder: Path, masks: Sequence[np.ndarray], suffix: str = "png") -> Path:
+def written(folder: Path, masks: Sequence[np.ndarray]) -> Path:
     """Write an image for each mask, and the masks; the folder is returned."""
     for name in ("images", "masks"):
-        (folder / name).mkdir()
+        (folder / name).mkdir(parents=True)
     for number, values in enumerate(masks):
         Image.new("RGB", SIZE[::-1], (60 * number, 90, 30)).save(folder / f"images/{number}.png")
-        if suffix == "png":
-            Image.fromarray(values).save(folder / f"masks/{number}.png")
+        Image.fromarray(values).save(folder / f"masks/{number}.png")
     return folder
 
 
@@ -46,9 +49,7 @@ def maps_of(folder: Path, **data: Any) -> Maps:
     return read_maps(DataConfig(**data), table, PREPARE)
 
 
-def test_black_and_white_masks_train_two_classes(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_black_and_white_masks_train_two_classes(tmp_path: Path) -> None:
     folder = written(tmp_path, [halves(0, 255), halves(0, 0), halves(255, 255)])
     maps = maps_of(folder, classes=("soil", "crop"))
     assert maps.names == ("soil", "crop")
@@ -56,7 +57,6 @@ def test_black_and_white_masks_train_two_classes(
     assert maps.values[:, 1].mean().item() == 0.5
     assert (maps.weight == 256).all()
     assert maps.read_pixels(0).unique(return_counts=True)[1].tolist() == [768, 768]
-    assert "read as the classes 'soil' and 'crop'" in caplog.text
 
 
 def test_class_values_name_the_numbers_of_the_classes(tmp_path: Path) -> None:
@@ -66,15 +66,6 @@ def test_class_values_name_the_numbers_of_the_classes(tmp_path: Path) -> None:
     assert maps.values[0, :, 0, 0].tolist() == [0, 0, 1]
     named = maps_of(folder, class_values=(10, 20, 30), classes=("a", "b", "c"))
     assert named.names == ("a", "b", "c")
-
-
-def test_a_class_without_a_pixel_is_named_before_the_training(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    folder = written(tmp_path, [halves(1, 2)])
-    maps_of(folder, classes=("soil", "crop", "weed"))
-    assert "no pixel of the class 'soil'" in caplog.text
-    assert "They hold 1, 2" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -91,20 +82,6 @@ def test_masks_of_one_class_are_refused(
     folder = written(tmp_path, masks)
     with pytest.raises(DataError, match="alone; expected two classes or more"):
         maps_of(folder, **data)
-
-
-def test_the_nodata_that_hides_a_class_is_named(tmp_path: Path) -> None:
-    folder = written(tmp_path, [halves(0, 255)])
-    with pytest.raises(DataError, match=r"768 pixels by nodata \(255\): leave it out"):
-        maps_of(folder, classes=("soil", "crop"), nodata=(255,))
-
-
-def test_the_tag_that_hides_a_class_is_named(tmp_path: Path) -> None:
-    """QGIS and others note 0 as nodata in masks whose 0 is the background."""
-    folder = written(tmp_path, [halves(0, 1)], suffix="tif")
-    write_tiff(folder / "masks/0.tif", halves(0, 1), tags=nodata_tag("0"))
-    with pytest.raises(DataError, match=r"the class '1' alone.*GDAL_NODATA \(0\).*unsetnodata"):
-        maps_of(folder)
 
 
 def trained(folder: Path, out: Path) -> dict[str, Any]:
@@ -158,15 +135,6 @@ def test_an_image_of_which_another_target_is_known_stays_without_a_labelled_pixe
     trainer = prepare(TrainConfig.from_dict(config), tmp_path / "out")
 
     assert trainer.problem.targets["height"].flatten().tolist() == [0, 1, 2, 3]
-
-
-def test_numbers_leave_out_what_the_file_marks(tmp_path: Path) -> None:
-    folder = written(tmp_path, [halves(0, 0)], suffix="tif")
-    height = halves(-9999, 0.5, dtype="f4")
-    write_tiff(folder / "masks/0.tif", height, tags=nodata_tag("-9999"))
-    maps = maps_of(folder, label_kind="numbers")
-    assert maps.weight[0].tolist() == [[0, 128, 256], [0, 128, 256]]
-    assert maps.values[0, 0].nan_to_num(-1).tolist() == [[-1, 0.5, 0.5], [-1, 0.5, 0.5]]
 
 
 def test_numbers_are_scaled_and_shifted(tmp_path: Path) -> None:
@@ -225,21 +193,13 @@ def test_class_values_are_evaluated(segmenter: Predictor, tmp_path: Path) -> Non
     assert true_pixels(found) == [768 * 3, 768]
 
 
-def test_a_class_that_the_truth_lacks_is_named(
-    segmenter: Predictor, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    folder = written(tmp_path, [halves(0, 0)])
-    evaluate(segmenter, folder / "images", folder / "masks")
-    assert "no pixel of the class 'crop'" in caplog.text
-
-
 def test_palettes_of_the_truth_must_agree(segmenter: Predictor, tmp_path: Path) -> None:
     folder = written(tmp_path, [halves(0, 1), halves(0, 1)])
     for number, palette in enumerate(([0, 0, 0, 255, 0, 0], [255, 0, 0, 0, 0, 0])):
         image = Image.fromarray(halves(0, 1), "P")
         image.putpalette(palette)
         image.save(folder / f"masks/{number}.png")
-    with pytest.raises(DataError, match="index 0 is red in .*black in"):
+    with pytest.raises(DataError, match="index 0 is RGB 255,0,0 in .*0,0,0 in"):
         evaluate(segmenter, folder / "images", folder / "masks")
 
 
@@ -264,61 +224,13 @@ def turned_folder(folder: Path, size: tuple[int, int], orientation: int, suffix:
     return folder
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
-@pytest.mark.parametrize(
-    ("size", "orientation"), [((32, 48), 2), ((32, 48), 3), ((32, 48), 4), ((32, 32), 6)]
-)
-def test_masks_whose_size_does_not_tell_whether_they_are_turned_are_counted(
-    size: tuple[int, int],
-    orientation: int,
-    suffix: str,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    maps_of(turned_folder(tmp_path, size, orientation, suffix))
-    assert "1 image with masks turned or mirrored by the EXIF tag, of the same size" in caplog.text
-    assert f"1.{suffix}: masks are read as those of the upright image" in caplog.text
-
-
-@pytest.mark.parametrize("suffix", ["png", "tif"])
-@pytest.mark.parametrize(("of_image", "of_mask"), [(1, 3), (3, 4), (3, 3), (1, 1)])
-def test_masks_that_their_own_tag_turns_otherwise_than_their_images_are_counted(
-    of_image: int, of_mask: int, suffix: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    folder = turned_folder(tmp_path, (32, 48), of_image, suffix)
-    mask = folder / "masks/1.png"
-    exif = Image.Exif()
-    exif[0x0112] = of_mask
-    with Image.open(mask) as opened:
-        values = np.asarray(opened)
-    mask.unlink()
-    Image.fromarray(values).save(mask.with_suffix(f".{suffix}"), exif=exif)
-    maps_of(folder)
-    lines = [record.getMessage() for record in caplog.records if "EXIF" in record.getMessage()]
-    if of_image == of_mask:
-        assert not lines
-    else:
-        [line] = lines
-        assert line.startswith(
-            "1 mask turned or mirrored by the EXIF tag otherwise than their images"
-        )
-        assert f"1.{suffix}: masks are read upright by their own tag" in line
-
-
-@pytest.mark.parametrize("suffix", ["jpg", "tif"])
-def test_a_mask_of_the_stored_pixels_is_refused_with_the_likely_cause(
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_a_mask_of_the_stored_pixels_of_a_turned_image_has_another_size(
     suffix: str, tmp_path: Path
 ) -> None:
     folder = turned_folder(tmp_path, (32, 48), 6, suffix)
-    with pytest.raises(DataError, match=r"1.png is 32x48 .* 48x32 px.*stored pixels.*EXIF"):
+    with pytest.raises(DataError, match=r"1.png is 32x48 .* 48x32 px.*EXIF"):
         maps_of(folder)
-
-
-def test_masks_of_upright_images_are_not_named(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    maps_of(turned_folder(tmp_path, (32, 48), 1, "jpg"))
-    assert "EXIF" not in caplog.text
 
 
 def test_infinity_as_nodata_is_kept_as_the_largest_float_and_nan_is_dropped() -> None:
@@ -326,25 +238,117 @@ def test_infinity_as_nodata_is_kept_as_the_largest_float_and_nan_is_dropped() ->
     assert data.nodata == (3.4028234663852886e38, -3.4028234663852886e38, -9999.0)
 
 
-def test_equal_masks_of_other_images_are_counted(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    folder = written(tmp_path, [halves(0, 1)] * 4)
-    maps_of(folder)
-    lines = [record.getMessage() for record in caplog.records]
-    assert [line for line in lines if line.startswith("3 masks with more than one class, such as ")]
-    assert f"{folder / 'masks/1.png'}, equal that of another image" in caplog.text
+# A run
+# ----------------------------------------------------------------------------------------------------
 
 
-def test_equal_masks_of_one_class_of_few_images_and_of_equal_images_are_right(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+def configured(folder: Path, head: dict[str, Any], **data: Any) -> TrainConfig:
+    """A training on the images and masks of a folder."""
+    config = {
+        "data": {
+            "images": str(folder / "images"),
+            "labels": str(folder / "masks"),
+            "size": SIZE,
+            **data,
+        },
+        "backbone": {"name": "dinoneck_tiny"},
+        "head": head,
+        "optim": {"epochs": 1},
+        "folds": {"count": 2},
+    }
+    return TrainConfig.from_dict(config)
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often each label is decoded, by its name; counted from now on."""
+    counts: Counter[str] = Counter()
+    for module in (dinoneck.data.masks, dinoneck.data.labels):
+        for name in ("read_label", "read_labels"):
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, counting(getattr(module, name), counts))
+    return counts
+
+
+def counting(read: Any, counts: Counter[str]) -> Any:
+    def read_and_count(label: Any, *arguments: Any) -> Any:
+        for file in label if isinstance(label, list) else [label]:
+            counts[Path(file).name] += 1
+        return read(label, *arguments)
+
+    return read_and_count
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        pytest.param({"type": "dense", "hidden_dim": 8}, id="a map of patches"),
+        pytest.param({"type": "dpt"}, id="a finer map", marks=pytest.mark.slow),
+    ],
+)
+def test_every_mask_is_decoded_at_most_twice_in_a_run_and_in_an_evaluation(
+    head: dict[str, Any], tmp_path: Path, reads: Counter[str]
 ) -> None:
-    one_class = [halves(0, 0)] * 4
-    several = [halves(0, 1), halves(0, 1), halves(1, 0)]
-    maps_of(written(tmp_path, one_class + several))
-    assert "equal that of another image" not in caplog.text
-    for number in range(4):
-        Image.fromarray(halves(0, 1)).save(tmp_path / f"masks/{number}.png")
-        Image.new("RGB", SIZE[::-1], (7, 8, 9)).save(tmp_path / f"images/{number}.png")
-    maps_of(tmp_path)
-    assert "equal that of another image" not in caplog.text
+    folder = written(tmp_path, [halves(0, 1), halves(1, 1), halves(1, 0), halves(0, 255)])
+
+    train(configured(folder, head), tmp_path / "run")
+
+    assert set(reads) == {f"{number}.png" for number in range(4)}
+    assert max(reads.values()) <= 2
+
+    reads.clear()
+    models = {"one": tmp_path / "run", "other": tmp_path / "run"}
+    evaluate(models, folder / "images", folder / "masks")
+    assert max(reads.values()) <= 2
+
+
+def test_what_was_decided_over_all_masks_is_in_the_head_file(tmp_path: Path) -> None:
+    """255 beside other classes is unlabelled in a truth that has 0 and 255 alone."""
+    folder = written(tmp_path, [halves(0, 1), halves(1, 1), halves(1, 0), halves(0, 255)])
+    train(configured(folder, {"type": "dense", "hidden_dim": 8}), tmp_path / "run")
+    truth = written(tmp_path / "truth", [halves(0, 255)])
+
+    found = evaluate(tmp_path / "run", truth / "images", truth / "masks")
+
+    [head_file] = (tmp_path / "run").glob("head.safetensors")
+    masks = HeadCheckpoint.load(head_file).meta["training"]["masks"]
+    assert masks == {"nodata": [255]}
+    assert found["scores"]["segmentation"]["head"]["confusion_matrix"][1] == [0, 0]
+
+
+def test_masks_of_colours_are_trained_and_evaluated(tmp_path: Path) -> None:
+    red, green = (255, 0, 0), (0, 128, 0)
+    colours = np.array([red, green], np.uint8)
+    folder = written(
+        tmp_path, [colours[halves(0, 1)], colours[halves(1, 1)], colours[halves(1, 0)]]
+    )
+    table = tmp_path / "classes.csv"
+    table.write_text("name,r,g,b\ncrop,0,128,0\nsoil,255,0,0\n")
+    config = configured(folder, {"type": "dense", "hidden_dim": 8}, classes=[str(table)])
+
+    train(config, tmp_path / "run")
+    images, masks = folder / "images", folder / "masks"
+    recorded = evaluate(tmp_path / "run", images, masks)
+    stated = evaluate(tmp_path / "run", images, masks, classes=table)
+
+    matrix = recorded["scores"]["segmentation"]["head"]["confusion_matrix"]
+    assert np.sum(matrix, axis=1).tolist() == [4 * 384 * 2, 2 * 384 * 2]
+    assert stated["scores"] == recorded["scores"]
+    with pytest.raises(ConfigError, match="255,0,0 0,128,0"):
+        evaluate(tmp_path / "run", images, masks, class_colors=["255,0,0", "0,128,0"])
+
+
+def test_kept_maps_are_read_once_and_those_beyond_the_limit_again() -> None:
+    read: list[int] = []
+
+    def read_map(key: int) -> torch.Tensor:
+        read.append(key)
+        return torch.randint(-1, 9, (40, 50), generator=torch.Generator().manual_seed(key))
+
+    maps = KeptMaps(read_map, most_bytes=1500)
+    first = [maps(0), maps(0), maps.once(0)]
+    second = [maps(1), maps.once(1)]
+
+    assert read == [0, 1, 1]
+    assert all(torch.equal(value, read_map(0)) for value in first)
+    assert all(torch.equal(value, read_map(1)) for value in second)
