@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from dinoneck.data.boxes import BoxImages
-from dinoneck.data.coco import ListedImages
+from dinoneck.data.listed_images import ListedImages
 from dinoneck.data.masks import MaskClasses
 from dinoneck.data.table import Classes, LabelSets, Numbers, Table
 from dinoneck.images.decoding import read_pixels, to_uint8

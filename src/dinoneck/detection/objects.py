@@ -17,8 +17,8 @@ from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data import run_names
 from dinoneck.data.boxes import BoxImages
 from dinoneck.data.cells import IMAGES
-from dinoneck.data.coco import UNKNOWN, Ids
 from dinoneck.data.labels import DenseLabels
+from dinoneck.data.listed_images import UNKNOWN, Ids
 from dinoneck.data.summary import DataSummary
 from dinoneck.data.table import Table
 from dinoneck.detection.evaluation import (
