@@ -27,7 +27,7 @@ from dinoneck.data.coco import (
 from dinoneck.data.names import find_files, is_absolute
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.images.pixels import in_threads, read_size_and_orientation
-from dinoneck.tasks import OBJECTS
+from dinoneck.kinds import OBJECTS
 from dinoneck.text import in_words
 
 Ids = np.ndarray[Any, np.dtype[np.int64]]

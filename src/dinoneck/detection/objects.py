@@ -42,10 +42,10 @@ from dinoneck.inference.results import coco_objects
 from dinoneck.inference.tile_merging import tiling_for_objects
 from dinoneck.inference.tiled_objects import tiled_objects
 from dinoneck.inference.tiles import Tiling, TrainedBoxes
-from dinoneck.kinds import Method
+from dinoneck.kinds import OBJECTS, Method
 from dinoneck.losses.task_loss import TaskLoss
 from dinoneck.registry import import_modules
-from dinoneck.tasks import OBJECTS, Task
+from dinoneck.tasks import Task
 from dinoneck.training import folder as files
 from dinoneck.training.config import TRAININGS, TrainInstancesConfig
 from dinoneck.training.evaluators import FoldTokens, KeptHead, Logs
