@@ -21,6 +21,7 @@ from dinoneck.data.listed_images import (
     ListedImages,
     ObjectMap,
     object_map_of,
+    scored_part,
 )
 from dinoneck.data.panoptic import PanopticImages
 from dinoneck.detection.coco_evaluation import IouType, PrecisionCurves, precision_curves
