@@ -200,13 +200,16 @@ MASKS = [
     Mutant(
         sentence="YOLO's boxes begin at their centres.",
         where="data.yolo:read_yolo",
-        edit=replace("(_x - _w / 2) * _width", by="_x * _width"),
+        edit=replace(
+            "[(_x - _w / 2) * _width, (_y - _h / 2) * _height, _sides, _rest]",
+            by="[_x * _width, _y * _height, _sides, _rest]",
+        ),
         tests=["unit/data/test_yolo.py::test_boxes_and_polygons_are_read_in_pixels"],
     ),
     Mutant(
         sentence="VOC's corners count from 0.",
         where="data.voc:read_voc",
-        edit=replace("_left - 1", by="_left"),
+        edit=replace("[_left - 1, _top - 1, _w, _h]", by="[_left, _top, _w, _h]"),
         tests=["unit/data/test_voc.py::test_boxes_are_read_in_pixels"],
     ),
     Mutant(

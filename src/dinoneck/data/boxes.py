@@ -6,7 +6,6 @@ size, for training with augmentation, and :func:`to_original` is the way back.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -181,9 +180,6 @@ class BoxImages(ListedImages, Dataset[Any]):
         self.transform = transform
         self.masks = masks
         self.bits = bits
-        self.skipped = Counter[str]()
-        self.first_skipped: dict[str, str] = {}
-        self.clipped = 0
         self.masks_beyond_boxes = 0
         self._objects = self._objects_of_images(listed)
 
@@ -330,9 +326,6 @@ class BoxImages(ListedImages, Dataset[Any]):
         return annotation
 
     # when the dataset is made
-
-    def _reasons(self) -> Counter[str]:
-        return self.skipped
 
     def _objects_of_images(self, listed: Listed[CocoBox]) -> list[list[_BoxObject]]:
         """The objects of each image: boxes are checked, and cut at the edge of their image."""

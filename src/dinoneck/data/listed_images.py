@@ -231,6 +231,9 @@ class ListedImages:
         sizes: (height, width) of the upright images in pixels, as the file states them.
         stuff: labels whose objects have no number of their own.
         crowd: as passed.
+        skipped: reason -> number of objects left out.
+        first_skipped: reason -> where the first of them stands.
+        clipped: boxes that reached over the edge of their image and were cut there.
         left_out: what of the file was not read, in words -> how often.
 
     Raises:
@@ -261,6 +264,9 @@ class ListedImages:
         self.paths = tuple(listed.paths)
         self.sizes = _sizes_of(coco.images, self.paths)
         self.stuff: frozenset[int] = frozenset()
+        self.skipped = Counter[str]()
+        self.first_skipped: dict[str, str] = {}
+        self.clipped = 0
         self.left_out = dict(listed.left_out)
         self._label_of: dict[Id, int] = {
             key: label for label, key in enumerate(self.category_ids) if key is not None
@@ -329,16 +335,11 @@ class ListedImages:
                 "neither trained on nor scored; set iscrowd to 0, or read them as objects: "
                 'crowd="objects" (--crowd objects)'
             )
-        reasons = self._reasons()
-        note = f"; left out: {in_words(reasons)}" if reasons else ""
+        note = f"; left out: {in_words(self.skipped)}" if self.skipped else ""
         return DataError(
             f"{self.file}: none of the {len(self)} images has one {noun} of the classes "
             f"{', '.join(self.classes)}{note}"
         )
-
-    def _reasons(self) -> Mapping[str, int]:
-        """Why objects are left out -> how many."""
-        return {}
 
     def take(self, rows: Iterable[int]) -> Self:
         """Return the dataset of these images, in this order; counts of what is left out stay.

@@ -30,7 +30,7 @@ from dinoneck.detection.evaluation import (
 )
 from dinoneck.detection.fine_tuning import detector_training, open_init
 from dinoneck.detection.object_tiles import ObjectImages, ObjectTiles
-from dinoneck.detection.training import prepare, warn_of_tile
+from dinoneck.detection.training import prepare
 from dinoneck.errors import DataError
 from dinoneck.extras import check_installed
 from dinoneck.heads.head import Head
@@ -168,21 +168,15 @@ def train_instances(
 
 
 def tiling_of(config: TrainInstancesConfig, dataset: ObjectImages) -> Tiling | None:
-    """Return how the images of a dataset are cut; None: they are not.
-
-    Warnings name a tile that cuts no image, and one that objects do not fit into.
-    """
+    """Return how the images of a dataset are cut; None: they are not."""
     data = config.data
     tile = cast("tuple[int, int] | None", data.tile)
-    longest_box = dataset.longest_box
-    if tile is not None:
-        warn_of_tile(tile, dataset, longest_box=longest_box, overlap=data.overlap)
-    return tiling_for_objects(tile, data.overlap, longest_box=longest_box)
+    return tiling_for_objects(tile, data.overlap, longest_box=dataset.longest_box)
 
 
 def _log_tiles(tiles: ObjectTiles) -> None:
-    """Say how many samples there are, and how many of them have no object, if any image is cut."""
-    if tiles.num_cut and files.writes():
+    """Say how many samples there are, and how many of them have no object."""
+    if tiles.tiling is not None and files.writes():
         logger.warning(
             "%d of %d images are cut: %d samples, of which %d have no %s that is trained on there",
             tiles.num_cut,

@@ -24,7 +24,7 @@ from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.configured import fields_of
 from dinoneck.data import run_names
 from dinoneck.data.boxes import BoxImages, Target, box_transforms, collate_boxes, to_original
-from dinoneck.data.listed_images import ListedImages, parts_of
+from dinoneck.data.listed_images import parts_of
 from dinoneck.detection.box_tiles import BoxTiles
 from dinoneck.detection.detector import (
     Detector,
@@ -173,7 +173,6 @@ def prepare(
     detector.note_trained_boxes(TrainedBoxes(longest_box, tile, data.overlap))
     if tile is not None:
         _check_patch(tile, detector)
-        warn_of_tile(tile, train_images, longest_box=longest_box, overlap=data.overlap)
     return DetectorTrainer(
         config,
         out,
@@ -268,15 +267,15 @@ class DetectorTrainer:
         return files.finish(self.folder, self._report())
 
     def _log_tiles(self, tiles: BoxTiles) -> None:
-        """Say how many tiles there are, and how many of them are background, if any image is cut."""
-        if tiles.num_cut and files.writes():
+        """Say how many tiles there are, and how many of them are background."""
+        if files.writes():
             _logger.warning(
-                "%d of %d training images are cut: %d tiles, of which %d show no box and are trained "
-                "on as background",
+                "%d of %d training images are cut: %d tiles, %d without a box; the longest box has %g px",
                 tiles.num_cut,
                 len(tiles.images),
                 len(tiles),
                 tiles.num_empty,
+                tiles.images.longest_box,
             )
 
     # before the first epoch
@@ -570,37 +569,6 @@ def _check_patch(tile: tuple[int, int], detector: Detector) -> None:
         raise ConfigError(
             f"tile is {tile} px (height, width), smaller than a patch of {patch} px; take a larger one "
             "(--tile)"
-        )
-
-
-def warn_of_tile(
-    tile: tuple[int, int], images: ListedImages, *, longest_box: float | None, overlap: int | None
-) -> None:
-    """Warn of a tile that cuts no image, and of one that objects do not fit into.
-
-    Args:
-        tile: (height, width).
-        images: that are trained on.
-        longest_box: the longest side of their boxes; None: it is unknown.
-        overlap: that the config states; None = by the longest box.
-    """
-    if not files.writes():
-        return
-    largest_height = max(height for height, _ in images.sizes)
-    largest_width = max(width for _, width in images.sizes)
-    if largest_height <= tile[0] and largest_width <= tile[1]:
-        _logger.warning(
-            "tile is %dx%d (height x width), and no training image is larger: they are trained on as "
-            "without tiles. Larger images are predicted in tiles",
-            *tile,
-        )
-    if overlap is None and longest_box is not None and longest_box > min(tile) // 2:
-        _logger.warning(
-            "the longest box has %g px, more than half of the tile of %dx%d (height x width), by which "
-            "tiles overlap at most unless overlap (--overlap) says more: such objects may be cut. "
-            "Take a larger tile",
-            longest_box,
-            *tile,
         )
 
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dinoneck.data.coco import Crowd
-from dinoneck.data.listed_images import is_yaml
 from dinoneck.data.folders import Subfolders
+from dinoneck.data.listed_images import is_yaml
 from dinoneck.data.table import Table
 from dinoneck.detection.evaluation import NAME_SEGMENTS, BoxModel, HeadModel
 from dinoneck.errors import ConfigError, DataError
@@ -49,7 +49,8 @@ def evaluate(
             the truth.
         truth: a table (CSV or DataFrame) with the columns of the predictions, numbers or classes; a
             folder of masks, or of images and masks; a folder of class folders; a COCO file or a
-            ``data.yaml`` of boxes, or of masks for instances; for boxes also a folder of VOC; or ``(folder, file)`` of panoptic segments.
+            ``data.yaml`` of boxes, or of masks for instances; for boxes also a folder of VOC; or
+            ``(folder, file)`` of panoptic segments.
         group: columns of the table; intervals resample the images of a group together. None = every
             image is its own.
         image_column: the table's column of file names.
