@@ -17,6 +17,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 import msgspec
 from msgspec import Meta, Raw, Struct
 
+from dinoneck.atomic import read_regular
 from dinoneck.data.cells import check_unique, composed
 from dinoneck.data.coco_checks import check_entries, without_namesakes
 from dinoneck.errors import DataError
@@ -136,7 +137,7 @@ def read_coco(file: Path, annotation_type: type[Entry]) -> Coco[Entry]:
             the file does not list, or the file holds predictions; it names the entry.
     """
     try:
-        content = file.read_bytes().removeprefix(codecs.BOM_UTF8)
+        content = read_regular(file).removeprefix(codecs.BOM_UTF8)
     except OSError as error:
         raise DataError(f"{file} cannot be read: {reason_of(error)}") from error
     try:

@@ -6,7 +6,7 @@ Corners count pixels from 1, and the last pixel is inside: a box begins at ``xmi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
@@ -52,10 +52,12 @@ def read_voc(folder: Path, images: PathLike | None, part: str | None) -> Listed[
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".xml")
     if not files:
         raise DataError(f"{folder} holds no .xml files; expected the folder Annotations of VOC")
-    num_files = len(files)
+    image_folder = _image_folder(folder, images)
+    images_of = _images_by_stem(image_folder)
+    num_others = len(images_of.keys() - {composed(file.stem) for file in files})
     if part is not None:
         files = _listed_files(files, _list_of(folder, part))
-    paths, num_others = _find_images(files, _image_folder(folder, images), num_files)
+    paths = _find_images(files, images_of, image_folder)
     listed_images = []
     objects: list[tuple[Element, str, str]] = []
     for file in files:
@@ -82,7 +84,7 @@ def read_voc(folder: Path, images: PathLike | None, part: str | None) -> Listed[
 def _listed_files(files: Sequence[Path], part_list: Path) -> list[Path]:
     """The XML files of a list, a name per line."""
     try:
-        lines = part_list.read_text("utf-8").splitlines()
+        lines = read_regular(part_list).decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{part_list} cannot be read: {reason_of(error)}") from error
     names = [line.split()[0] for line in lines if line.strip()]
@@ -104,19 +106,33 @@ def _image_folder(folder: Path, images: PathLike | None) -> Path:
     return next((path for path in beside if path.is_dir()), folder)
 
 
-def _find_images(files: Sequence[Path], folder: Path, num_files: int) -> tuple[list[Path], int]:
-    """The image of each XML file, and how many images have none."""
-    images = list_folder(folder)
-    stems = [composed(image.stem) for image in images]
-    check_unique(stems, f"{folder}: the image", "give each its own name")
-    image_of = dict(zip(stems, images, strict=True))
-    missing = [file.name for file in files if composed(file.stem) not in image_of]
+def _images_by_stem(folder: Path) -> dict[str, list[Path]]:
+    """Name without the suffix -> images below a folder."""
+    images_of: dict[str, list[Path]] = {}
+    for image in list_folder(folder):
+        images_of.setdefault(composed(image.stem), []).append(image)
+    return images_of
+
+
+def _find_images(
+    files: Sequence[Path], images_of: Mapping[str, Sequence[Path]], folder: Path
+) -> list[Path]:
+    """The image of each XML file."""
+    paths = []
+    missing = []
+    for file in files:
+        images = images_of.get(composed(file.stem), ())
+        if len(images) > 1:
+            raise DataError(f"{file} may be of {images[0]} or {images[1]}; rename one of them")
+        paths += images
+        if not images:
+            missing.append(file.name)
     if missing:
         raise DataError(
             f"{len(missing)} of {len(files)} XML files have no image of their name in {folder}: "
             f"{some_of(missing, 5)}; pass the folder of the images"
         )
-    return [image_of[composed(file.stem)] for file in files], max(0, len(images) - num_files)
+    return paths
 
 
 def _parse(file: Path) -> Element:

@@ -15,7 +15,8 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from dinoneck.data.cells import PathLike, check_unique, composed
+from dinoneck.atomic import read_regular
+from dinoneck.data.cells import PathLike, check_unique, composed, number_of
 from dinoneck.data.coco import ClassName, Coco, CocoBox, CocoCategory, CocoImage, Listed
 from dinoneck.data.names import find_files, is_absolute, list_folder
 from dinoneck.data.segmentations import polygon_extent
@@ -135,11 +136,7 @@ def _find_place(name: str, roots: Sequence[Path], file: Path) -> Path:
 
 def _read_list(file: Path, root: Path) -> list[Path]:
     """The images of a text file, one per line, relative to it or to the data set."""
-    try:
-        lines = file.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file} cannot be read as a list of images: {reason_of(error)}") from error
-    names = [line.strip() for line in lines if line.strip()]
+    names = [line for line in _lines_of(file) if line]
     if not names:
         raise DataError(f"{file} lists no images; expected a path per line")
     is_beside = (file.parent / names[0]).is_file()
@@ -185,13 +182,17 @@ def _read_class_list(file: Path, label_files: Sequence[Path]) -> list[str]:
 
 def _label_file_of(image: Path) -> Path:
     """Where the label file of an image is, whether it exists or not."""
-    parts = image.parts[:-1]
-    if "images" in parts:
-        last = len(parts) - 1 - parts[::-1].index("images")
-        folder = Path(*parts[:last], "labels")
-        if folder.is_dir():
-            return folder.joinpath(*parts[last + 1 :], f"{image.stem}.txt")
-    return image.with_suffix(".txt")
+    return _label_folder_of(image.parent) / f"{image.stem}.txt"
+
+
+def _label_folder_of(folder: Path) -> Path:
+    """The folder with ``labels`` in the place of the last ``images``, where there is one; else the folder."""
+    parts = folder.absolute().parts
+    if "images" not in parts:
+        return folder
+    last = len(parts) - 1 - parts[::-1].index("images")
+    labels = Path(*parts[:last], "labels")
+    return labels.joinpath(*parts[last + 1 :]) if labels.is_dir() else folder
 
 
 def _check_label_files(file: Path, folders: Sequence[Path], label_files: Sequence[Path]) -> None:
@@ -204,7 +205,7 @@ def _check_label_files(file: Path, folders: Sequence[Path], label_files: Sequenc
         )
     known = set(label_files)
     for folder in folders:
-        labels = _label_file_of(folder / "any.jpg").parent
+        labels = _label_folder_of(folder)
         if labels == folder:
             continue  # beside the images, where other texts lie too
         others = [path for path in sorted(labels.rglob("*.txt")) if path.name != CLASS_LIST]
@@ -218,12 +219,13 @@ def _check_label_files(file: Path, folders: Sequence[Path], label_files: Sequenc
 
 def _lines_of(file: Path) -> list[str]:
     """The lines of a text file; none of one that does not exist."""
-    if not file.is_file():
+    if not file.exists():
         return []
     try:
-        return [line.strip() for line in file.read_text("utf-8-sig").splitlines()]
+        text = read_regular(file).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file} cannot be read: {reason_of(error)}; expected UTF-8") from error
+    return [line.strip() for line in text.splitlines()]
 
 
 def _read_line(
@@ -253,12 +255,9 @@ def _read_line(
 
 def _numbers_of(line: str, where: str) -> list[float]:
     """The numbers of a line: five of a box, or an odd number from seven on of a polygon."""
-    try:
-        numbers = [float(word) for word in line.split()]
-    except ValueError:
-        raise DataError(
-            f"{where} is {line!r}; expected numbers: class cx cy width height"
-        ) from None
+    numbers = [number for number in map(number_of, line.split()) if number is not None]
+    if len(numbers) < len(line.split()):
+        raise DataError(f"{where} is {line!r}; expected finite numbers: class cx cy width height")
     count = len(numbers)
     if count == _BOX_NUMBERS or (count >= _FEWEST_POLYGON_NUMBERS and count % 2):
         return numbers

@@ -155,6 +155,14 @@ def test_an_xml_file_without_an_image_is_refused(tmp_path: Path) -> None:
         BoxImages(folder)
 
 
+def test_an_xml_file_of_two_images_is_refused(tmp_path: Path) -> None:
+    folder = written(tmp_path, {"a": annotation(object_of(CAT))})
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "JPEGImages/a.png")
+
+    with pytest.raises(DataError, match=r"a\.xml.*a\.jpg.*a\.png"):
+        BoxImages(folder)
+
+
 def test_a_folder_without_xml_files_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="Annotations of VOC"):
         BoxImages(tmp_path)

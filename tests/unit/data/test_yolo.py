@@ -13,6 +13,7 @@ from tests import kit
 
 from dinoneck import DataError
 from dinoneck.data import BoxImages
+from dinoneck.data.listed_images import scored_part
 
 HEIGHT, WIDTH = 30, 40
 BOX = "1 0.25 0.5 0.1 0.2"  # x 8 ... 12, y 12 ... 18
@@ -134,6 +135,7 @@ def test_parts_have_their_own_images(tmp_path: Path) -> None:
 
     assert BoxImages(file).paths == (tmp_path / "images/train/a.png",)
     assert BoxImages(file, part="val").paths == (tmp_path / "images/val/a.png",)
+    assert scored_part(file) == "val"
     with pytest.raises(DataError, match="'test'.*train, val"):
         BoxImages(file, part="test")
 
