@@ -44,10 +44,12 @@ from dinoneck.data.segmentations import (
     crop_mask,
     decode,
     extent_of,
+    is_rectangle,
     polygon_extent,
     reaches_beyond,
     read_mask,
     read_polygons,
+    rectangle,
 )
 from dinoneck.errors import ConfigError, DataError, ShapeError
 from dinoneck.images.decoding import read_pixels, to_uint8
@@ -130,7 +132,9 @@ class BoxImages(ListedImages, Dataset[Any]):
             ``masks`` also ``without mask`` and ``empty mask`` (no pixel lies in the image).
         first_skipped: reason -> where the first of them stands.
         clipped: boxes that reached over the image's edge and were cut there.
-        crowds: crowd regions.
+        num_crowds: how many crowd regions there are.
+        rectangles: objects whose mask is their box: with ``segmentation`` ``[]``, as CVAT writes
+            them, or a box among YOLO's polygons.
         masks_beyond_boxes: masks that reach more than 2 px beyond their boxes; they are kept.
         left_out: what of the files was not read, in words -> how often.
         without_boxes: images that have none left.
@@ -181,6 +185,7 @@ class BoxImages(ListedImages, Dataset[Any]):
         self.masks = masks
         self.bits = bits
         self.masks_beyond_boxes = 0
+        self.rectangles = 0
         self._objects = self._objects_of_images(listed)
 
     @property
@@ -237,8 +242,7 @@ class BoxImages(ListedImages, Dataset[Any]):
 
     def labels(self, i: int) -> Tensor:
         """Return the labels of the boxes of an image, int64 (n,); the image is not decoded."""
-        labels = [entry.label for entry in self._objects[i] if not entry.is_crowd]
-        return torch.tensor(labels, dtype=torch.int64)
+        return torch.tensor(self.labels_of(i), dtype=torch.int64)
 
     def mask_crops(self, i: int) -> list[MaskCrop]:
         """Return the mask of each box of an image, cut out around its pixels; the image is not decoded.
@@ -298,7 +302,7 @@ class BoxImages(ListedImages, Dataset[Any]):
         annotations: list[dict[str, Any]] = []
         for i, image_id in enumerate(self.ids):
             height, width = self.sizes[i]
-            image = {"id": image_id, "file_name": str(self.paths[i])}
+            image = {"id": image_id, "file_name": self.paths[i].name}
             images.append({**image, "height": height, "width": width})
             for entry in self._objects[i]:
                 annotation = self._annotation_of(entry)
@@ -352,6 +356,11 @@ class BoxImages(ListedImages, Dataset[Any]):
                 left_out.add("twice", where)
                 continue
             objects[row].append(entry)
+        if self.rectangles and self.rectangles == sum(map(len, objects)):
+            raise DataError(
+                f"{self.file}: none of {self.rectangles} objects has a mask, all are rectangles; draw "
+                "masks, or train a detector of boxes (--boxes)"
+            )
         left_out.check(self.file, total=len(boxes) - self.skipped["other class"])
         self.skipped = +(self.skipped + left_out.counts)
         self.first_skipped = left_out.firsts
@@ -361,11 +370,15 @@ class BoxImages(ListedImages, Dataset[Any]):
         self, box: CocoBox, size: tuple[int, int], where: str, left_out: LeftOut
     ) -> _BoxObject | None:
         """The object that an annotation shows; None if it shows nothing, which is counted."""
-        mask = read_mask(box.segmentation, size, where) if self.masks else None
         bbox = check_bbox(box.bbox, where) if box.bbox else _bbox_of_mask(box, size, where)
         if bbox is None:
             left_out.add("without box", where)
             return None
+        mask = None
+        if self.masks:
+            mask = read_mask(box.segmentation, size, where)
+            if is_rectangle(box.segmentation):
+                mask = rectangle(bbox, size)
         corners = clip(bbox, size)
         reason = reason_to_leave_out(bbox, corners)
         if not reason and self.masks:
@@ -377,6 +390,7 @@ class BoxImages(ListedImages, Dataset[Any]):
             left_out.add(reason, where)
             return None
         is_crowd = self._is_crowd(box.iscrowd)
+        self.rectangles += self.masks and is_rectangle(box.segmentation)
         if mask is not None and reaches_beyond(mask, bbox, where):
             self.masks_beyond_boxes += 1
         if not is_crowd and is_cut(bbox, corners):

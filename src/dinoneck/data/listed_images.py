@@ -285,6 +285,10 @@ class ListedImages:
             )
         return counts
 
+    def labels_of(self, i: int) -> list[int]:
+        """Return the labels of the objects of an image, without crowd regions; nothing is decoded."""
+        return [entry.label for entry in self._objects[i] if not entry.is_crowd]
+
     @property
     def class_counts(self) -> dict[str, int]:
         """Class -> number of its objects in all images, without crowd regions; of stuff, of its segments."""
@@ -294,7 +298,7 @@ class ListedImages:
         return {name: counts[label] for label, name in enumerate(self.classes)}
 
     @property
-    def crowds(self) -> int:
+    def num_crowds(self) -> int:
         """Regions of many objects, which are neither trained on nor scored."""
         return sum(entry.is_crowd for objects in self._objects for entry in objects)
 
@@ -329,9 +333,9 @@ class ListedImages:
 
     def nothing_to_show(self, noun: str) -> DataError:
         """Return the error for a dataset without an object, with the reason."""
-        if self.crowds:
+        if self.num_crowds:
             return DataError(
-                f"{self.file}: all {self.crowds} objects are marked iscrowd=1, and such regions are "
+                f"{self.file}: all {self.num_crowds} objects are marked iscrowd=1, and such regions are "
                 "neither trained on nor scored; set iscrowd to 0, or read them as objects: "
                 'crowd="objects" (--crowd objects)'
             )

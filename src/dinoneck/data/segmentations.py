@@ -51,7 +51,7 @@ def read_mask(segmentation: Raw, size: tuple[int, int], where: str) -> Mask | No
     """Return the mask of an annotation; None if it has none.
 
     A flat list of numbers is one polygon. A polygon of fewer than three points covers no area and is
-    left out; ``[]`` and null are no mask.
+    left out.
 
     Args:
         segmentation: JSON: polygons, or run lengths with ``size`` and ``counts``.
@@ -67,6 +67,22 @@ def read_mask(segmentation: Raw, size: tuple[int, int], where: str) -> Mask | No
         return _read_runs(segmentation, size, where)
     if not polygons:
         return None
+    return _drawn(polygons, size)
+
+
+def is_rectangle(segmentation: Raw) -> bool:
+    """Whether a segmentation is ``[]``, as CVAT writes a rectangle that somebody drew: the box is the mask."""
+    return bytes(segmentation).replace(b" ", b"") == b"[]"
+
+
+def rectangle(bbox: BBox, size: tuple[int, int]) -> Mask:
+    """Return the mask of a box, given as x, y, width and height, in an image of ``size``."""
+    x, y, width, height = bbox
+    return _drawn([[x, y, x + width, y, x + width, y + height, x, y + height]], size)
+
+
+def _drawn(polygons: list[Polygon], size: tuple[int, int]) -> Mask:
+    """The mask of polygons."""
     pycocotools = _pycocotools()
     encoded = pycocotools.merge(pycocotools.frPyObjects(polygons, *size))
     return Mask(size, encoded["counts"])
@@ -197,9 +213,8 @@ def reaches_beyond(mask: Mask, bbox: BBox, where: str) -> bool:
     if reach <= BEYOND_PX:
         return False
     pycocotools = _pycocotools()
-    rectangle = [[x, y, x + width, y, x + width, y + height, x, y + height]]
-    box = pycocotools.merge(pycocotools.frPyObjects(rectangle, *mask.size))
-    shared = pycocotools.merge([_encoded(mask), box], intersect=True)
+    box = rectangle(bbox, mask.size)
+    shared = pycocotools.merge([_encoded(mask), _encoded(box)], intersect=True)
     if not pycocotools.area(shared):
         raise DataError(
             f"{where} has the bbox {list(bbox)}, and no pixel of its mask lies in it: the mask spans x "

@@ -1,8 +1,9 @@
 """YOLO: a ``data.yaml`` of Ultralytics, its images and their label files, as the entries of COCO JSON.
 
 A label file has the name of its image and a line per object: ``class cx cy width height``, or
-``class x y x y x y ...`` for a polygon, in shares of the sides of the upright image. So a line of nine
-numbers is a polygon of four points, also where it was written for an oriented box.
+``class x y x y x y ...`` for a polygon, in shares of the sides of the upright image. A line of nine
+numbers is a polygon of four points, also where it was written for an oriented box. Where masks are
+asked for, a box among polygons is a rectangle.
 """
 
 from __future__ import annotations
@@ -244,7 +245,7 @@ def _read_line(
     if len(shares) + 1 == _BOX_NUMBERS:
         x, y, w, h = shares
         bbox = [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]
-        return CocoBox(image_id, int(label), bbox)
+        return CocoBox(image_id, int(label), bbox, segmentation=Raw(b"[]"))
     polygon = []
     for x, y in zip(shares[0::2], shares[1::2], strict=True):
         polygon += [x * width, y * height]

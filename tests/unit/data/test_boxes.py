@@ -127,7 +127,7 @@ def make_crowd(content: dict[str, Any]) -> None:
 def test_a_crowd_region_is_no_object_and_is_counted(tmp_path: Path) -> None:
     data = made(tmp_path, make_crowd)
 
-    assert data.crowds == 1
+    assert data.num_crowds == 1
     assert data[0][1]["labels"].tolist() == [0]
     assert data.numbers == {10: 1, 11: 2, 12: 0}
 
@@ -135,7 +135,7 @@ def test_a_crowd_region_is_no_object_and_is_counted(tmp_path: Path) -> None:
 def test_crowds_may_be_read_as_objects(tmp_path: Path) -> None:
     data = made(tmp_path, make_crowd, crowd="objects")
 
-    assert data.crowds == 0
+    assert data.num_crowds == 0
     assert data.numbers[10] == 2
 
 

@@ -80,7 +80,7 @@ def test_what_exporters_write_otherwise_is_read(change: Change, tmp_path: Path) 
     assert data.classes == ("blue", "red")
     assert data.corners(0).tolist() == BOXES
     assert data.labels(0).tolist() == [1, 0]
-    assert data.crowds == 0
+    assert data.num_crowds == 0
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def test_a_crowd_region_around_an_object_is_not_the_object_twice(tmp_path: Path)
     data = made(tmp_path, GOOD, GOOD | {"iscrowd": 1})
 
     assert data.numbers[10] == 1
-    assert data.crowds == 1
+    assert data.num_crowds == 1
     assert not data.skipped
 
 
@@ -104,7 +104,6 @@ RUNS_OF_NOTHING = {"size": [30, 40], "counts": [30 * 40]}
 @pytest.mark.parametrize(
     ("segmentation", "reason"),
     [
-        pytest.param([], "without mask", id="the rectangle of CVAT"),
         pytest.param(None, "without mask", id="null"),
         pytest.param([[20, 2, 26, 8]], "without mask", id="two points"),
         pytest.param(RUNS_OF_NOTHING, "empty mask", id="no pixel"),
@@ -121,6 +120,22 @@ def test_an_object_without_a_mask_is_left_out_and_counted_where_masks_are_asked(
     assert masks.skipped == {reason: 1}
     assert masks.numbers[10] == 1
     assert boxes.numbers[10] == 2
+
+
+def test_an_empty_segmentation_beside_masks_is_the_rectangle_of_its_box(tmp_path: Path) -> None:
+    drawn = square(20) | {"segmentation": []}
+
+    data = made(tmp_path, GOOD, drawn, masks=True)
+
+    assert data.rectangles == 1
+    assert data[0][1]["masks"][1].nonzero().tolist() == [
+        [y, x] for y in range(2, 8) for x in range(20, 26)
+    ]
+
+
+def test_rectangles_alone_are_no_masks(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="--boxes"):
+        made(tmp_path, GOOD | {"segmentation": []}, masks=True)
 
 
 def test_boxes_alone_are_no_masks(tmp_path: Path) -> None:

@@ -241,7 +241,7 @@ def test_crowd_segments_are_regions_or_objects(tmp_path: Path) -> None:
     regions = PanopticImages(file, tmp_path)
     objects = PanopticImages(file, tmp_path, crowd="objects")
 
-    assert regions.crowds == 1
+    assert regions.num_crowds == 1
     assert regions.pixels(0)[4, 5] == -2000
     assert objects.pixels(0)[4, 5] == 2000
 

@@ -62,7 +62,7 @@ def test_difficult_objects_are_crowd_regions(tmp_path: Path) -> None:
 
     data = BoxImages(folder)
 
-    assert data.crowds == 1
+    assert data.num_crowds == 1
     assert data.labels(0).tolist() == [0]
     assert BoxImages(folder, crowd="objects").numbers == {"a": 2}
 

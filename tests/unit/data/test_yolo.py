@@ -53,13 +53,19 @@ def test_boxes_and_polygons_are_read_in_pixels(tmp_path: Path) -> None:
 
 
 def test_masks_are_those_of_the_polygons(tmp_path: Path) -> None:
-    rectangle = "0 0.5 0.1 0.75 0.1 0.75 0.5 0.5 0.5"  # nine numbers: four points
+    four_points = "0 0.5 0.1 0.75 0.1 0.75 0.5 0.5 0.5"
 
-    data = BoxImages(written(tmp_path, {"a": rectangle}), masks=True)
+    data = BoxImages(written(tmp_path, {"a": f"{four_points}\n{BOX}"}), masks=True)
 
-    expected = np.zeros((HEIGHT, WIDTH))
-    expected[3:15, 20:30] = 1
-    assert np.array_equal(data[0][1]["masks"][0].numpy(), expected)
+    expected = np.zeros((2, HEIGHT, WIDTH))
+    expected[0, 3:15, 20:30] = 1
+    expected[1, 12:18, 8:12] = 1  # a box among polygons
+    assert np.array_equal(data[0][1]["masks"].numpy(), expected)
+
+
+def test_boxes_alone_are_no_masks(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="data.yaml.*--boxes"):
+        BoxImages(written(tmp_path, {"a": BOX}), masks=True)
 
 
 def test_shares_are_of_the_upright_image(tmp_path: Path) -> None:
