@@ -134,7 +134,7 @@ class BoxImages(ListedImages, Dataset[Any]):
         clipped: boxes that reached over the image's edge and were cut there.
         num_crowds: how many crowd regions there are.
         rectangles: objects whose mask is their box: with ``segmentation`` ``[]``, as CVAT writes
-            them, or a box among YOLO's polygons.
+            them, or the two corners of the box, or a box among YOLO's polygons.
         masks_beyond_boxes: masks that reach more than 2 px beyond their boxes; they are kept.
         left_out: what of the files was not read, in words -> how often.
         without_boxes: images that have none left.
@@ -374,11 +374,10 @@ class BoxImages(ListedImages, Dataset[Any]):
         if bbox is None:
             left_out.add("without box", where)
             return None
-        mask = None
-        if self.masks:
-            mask = read_mask(box.segmentation, size, where)
-            if is_rectangle(box.segmentation):
-                mask = rectangle(bbox, size)
+        mask = read_mask(box.segmentation, size, where) if self.masks else None
+        is_box = self.masks and mask is None and is_rectangle(box.segmentation, bbox)
+        if is_box:
+            mask = rectangle(bbox, size)
         corners = clip(bbox, size)
         reason = reason_to_leave_out(bbox, corners)
         if not reason and self.masks:
@@ -390,7 +389,7 @@ class BoxImages(ListedImages, Dataset[Any]):
             left_out.add(reason, where)
             return None
         is_crowd = self._is_crowd(box.iscrowd)
-        self.rectangles += self.masks and is_rectangle(box.segmentation)
+        self.rectangles += is_box
         if mask is not None and reaches_beyond(mask, bbox, where):
             self.masks_beyond_boxes += 1
         if not is_crowd and is_cut(bbox, corners):

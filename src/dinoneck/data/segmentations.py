@@ -23,6 +23,7 @@ Array = np.ndarray[Any, Any]
 Extent = tuple[float, float, float, float]
 """Left, top, right and bottom of a mask in pixels."""
 FEWEST_NUMBERS = 6  # of a polygon: three points
+CORNER_PX = 1  # by which tools round corners
 _BITS = 5  # of a number in COCO's text per character
 _MORE = 1 << _BITS  # set in a character unless it is the last one of its number
 _SIGN = 1 << (_BITS - 1)  # set in the last character of a negative number
@@ -70,9 +71,23 @@ def read_mask(segmentation: Raw, size: tuple[int, int], where: str) -> Mask | No
     return _drawn(polygons, size)
 
 
-def is_rectangle(segmentation: Raw) -> bool:
-    """Whether a segmentation is ``[]``, as CVAT writes a rectangle that somebody drew: the box is the mask."""
-    return bytes(segmentation).replace(b" ", b"") == b"[]"
+def is_rectangle(segmentation: Raw, bbox: BBox) -> bool:
+    """Whether a segmentation without a mask says that the box is the mask.
+
+    It is ``[]``, as CVAT writes a rectangle that somebody drew, or two points, the corners of the box.
+    """
+    text = bytes(segmentation)
+    if text in (b"", b"null"):
+        return False
+    values = msgspec.json.decode(text)
+    numbers = values[0] if len(values) == 1 and isinstance(values[0], list) else values
+    if not numbers:
+        return True
+    x, y, width, height = bbox
+    corners = (x, y, x + width, y + height)
+    if len(numbers) != len(corners) or not all(isinstance(value, int | float) for value in numbers):
+        return False
+    return max(abs(a - b) for a, b in zip(numbers, corners, strict=True)) <= CORNER_PX
 
 
 def rectangle(bbox: BBox, size: tuple[int, int]) -> Mask:

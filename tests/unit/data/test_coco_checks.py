@@ -105,7 +105,7 @@ RUNS_OF_NOTHING = {"size": [30, 40], "counts": [30 * 40]}
     ("segmentation", "reason"),
     [
         pytest.param(None, "without mask", id="null"),
-        pytest.param([[20, 2, 26, 8]], "without mask", id="two points"),
+        pytest.param([[20, 2, 23, 5]], "without mask", id="two points"),
         pytest.param(RUNS_OF_NOTHING, "empty mask", id="no pixel"),
     ],
 )
@@ -122,8 +122,9 @@ def test_an_object_without_a_mask_is_left_out_and_counted_where_masks_are_asked(
     assert boxes.numbers[10] == 2
 
 
-def test_an_empty_segmentation_beside_masks_is_the_rectangle_of_its_box(tmp_path: Path) -> None:
-    drawn = square(20) | {"segmentation": []}
+@pytest.mark.parametrize("segmentation", [[], [[20, 2, 26, 8]], [20, 2, 26, 8]])
+def test_a_rectangle_beside_masks_is_its_box(segmentation: Any, tmp_path: Path) -> None:
+    drawn = square(20) | {"segmentation": segmentation}
 
     data = made(tmp_path, GOOD, drawn, masks=True)
 
