@@ -87,7 +87,8 @@ def is_rectangle(segmentation: Raw, bbox: BBox) -> bool:
     corners = (x, y, x + width, y + height)
     if len(numbers) != len(corners) or not all(isinstance(value, int | float) for value in numbers):
         return False
-    return max(abs(a - b) for a, b in zip(numbers, corners, strict=True)) <= CORNER_PX
+    differences = [abs(a - b) for a, b in zip(numbers, corners, strict=True)]
+    return bool(max(differences) <= CORNER_PX)
 
 
 def rectangle(bbox: BBox, size: tuple[int, int]) -> Mask:

@@ -118,7 +118,7 @@ def _find_images(
     files: Sequence[Path], images_of: Mapping[str, Sequence[Path]], folder: Path
 ) -> list[Path]:
     """The image of each XML file."""
-    paths = []
+    paths: list[Path] = []
     missing = []
     for file in files:
         images = images_of.get(composed(file.stem), ())
