@@ -48,7 +48,7 @@ def check_truth_columns(
     columns: Sequence[str] = (),
     tasks_of_models: Sequence[Sequence[TaskFacts]] = (),
 ) -> None:
-    """Refuse, before torch is imported, a table that cannot be read or lacks columns; folders and files of objects pass.
+    """Refuse, before torch is imported, a table that cannot be read or lacks columns; folders and objects pass.
 
     Args:
         truth: the table, folder, COCO file or ``data.yaml``.
