@@ -32,6 +32,13 @@ PROBABILITY_KINDS: tuple[Kind, ...] = (*CATEGORICAL_KINDS, "ratio")
 POOLED_KINDS: tuple[Kind, ...] = ("regression", "ratio", *CLASS_KINDS, *LABEL_KINDS)
 """Kinds that a head without maps predicts, from one vector of an image."""
 
+OBJECTS = 1000
+"""Objects of one class that the ids of pixels can tell apart.
+
+The id of a pixel is ``OBJECTS * (class + 1) + number`` with the number of its object in the class,
+0 for stuff; 0 where nothing is, -1 where nothing is known, and ``-OBJECTS * (class + 1)`` in a crowd
+region of the class.
+"""
 THRESHOLD_KINDS: tuple[Kind, ...] = (*LABEL_KINDS, "instances")
 """Kinds with a threshold for each label: what is predicted of it reaches this score."""
 

@@ -87,13 +87,6 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 _LONGEST_NAME = 64
 LARGEST_DIM = 1_000_000
 """Outputs of a task. The largest sets of classes in use have 21,843 (ImageNet-21k); a file may state any number."""
-OBJECTS = 1000
-"""Objects of one class that the ids of pixels can tell apart.
-
-The id of a pixel is ``OBJECTS * (class + 1) + number`` with the number of its object in the class,
-0 for stuff; 0 where nothing is, -1 where nothing is known, and ``-OBJECTS * (class + 1)`` in a crowd
-region of the class.
-"""
 OVERALL = "overall"
 """What scores call the mean over the targets, if no target has this name."""
 OVERALL_MEAN, OVERALL_WEIGHTED = "overall (mean)", "overall (weighted)"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.mutants.edits import never, replace
+from tests.mutants.edits import always, never, replace
 from tests.mutants.mutant import Mutant
 
 _HEAD = "unit/heads/test_mask.py::"
@@ -215,6 +215,39 @@ MASKS = [
         where="data.panoptic:PanopticImages.pixels",
         edit=replace("[1, 256, 256**2]", by="[256**2, 256, 1]"),
         tests=[_QUALITY],
+    ),
+    Mutant(
+        sentence="Run lengths that end early are decoded as memory that nobody wrote.",
+        where="data.segmentations:read_mask",
+        edit=never("_total != _size[0] * _size[1]"),
+        tests=["unit/data/test_segmentations.py::test_what_pycocotools_would_misread_is_refused"],
+    ),
+    Mutant(
+        sentence="A mask that lies elsewhere than its box is trained on.",
+        where="data.segmentations:reaches_beyond",
+        edit=always("_pycocotools.area(_shared)"),
+        tests=["unit/data/test_coco_checks.py::test_a_mask_without_a_pixel_in_its_box_is_refused"],
+    ),
+    Mutant(
+        sentence="YOLO's boxes begin at their centres.",
+        where="data.yolo:read_yolo",
+        edit=replace(
+            "[(_x - _w / 2) * _width, (_y - _h / 2) * _height, _sides, _rest]",
+            by="[_x * _width, _y * _height, _sides, _rest]",
+        ),
+        tests=["unit/data/test_yolo.py::test_boxes_and_polygons_are_read_in_pixels"],
+    ),
+    Mutant(
+        sentence="VOC's corners count from 0.",
+        where="data.voc:read_voc",
+        edit=replace("[_left - 1, _top - 1, _w, _h]", by="[_left, _top, _w, _h]"),
+        tests=["unit/data/test_voc.py::test_boxes_are_read_in_pixels"],
+    ),
+    Mutant(
+        sentence="XML files expand entities.",
+        where="data.voc:read_voc",
+        edit=never("_word in _text"),
+        tests=["unit/data/test_voc.py::test_a_file_that_cannot_be_read_is_refused"],
     ),
     Mutant(
         sentence="Segments that hardly overlap are pairs.",

@@ -47,7 +47,6 @@ from tests.unit.detection.test_detector import detector_of
 from tests.unit.detection.test_train_detector import config_of
 
 NECK, FAST = SpatialTuningAdapter(64, 32), "fasterrcnn"
-TRIANGLE = [[2, 3, 12, 3, 12, 11]]
 TINY = {"name": "dinoneck_tiny"}
 PARTS: list[tuple[str, Any, dict[str, Any], str]] = [
     ("dfine", SimplePyramid(64, 32), {}, "reads 3"),
@@ -80,11 +79,16 @@ def trained(folder: Path, groups: dict[str, dict[str, Any]]) -> None:
     train_detector(config_of(coloured_boxes.write(folder / "images"), **groups), folder / "run")
 
 
+def outlined(entry: dict[str, Any]) -> dict[str, Any]:
+    """An annotation with its box as mask."""
+    left, top, width, height = entry["bbox"]
+    right, bottom = left + width, top + height
+    return {**entry, "segmentation": [[left, top, right, top, right, bottom, left, bottom]]}
+
+
 def objects(folder: Path, mask: int = 1, **data: Any) -> None:
     """Train a mask head of two queries; ``mask`` = 0: no image has an object."""
-    entries = [
-        {**own, "segmentation": [[2, 3, 12, 3, 12, 11]]} for own in content()["annotations"] if mask
-    ]
+    entries = [outlined(own) for own in content()["annotations"] if mask]
     file = write(folder, content() | {"annotations": entries})
     head = {"type": "mask", "num_queries": 20 if data else 1}
     train_instances(
@@ -182,7 +186,7 @@ def without_onnxscript(folder: Path) -> Any:
 
 def objects_in_images_of_two_sizes(folder: Path) -> Any:
     """Train on the objects of images that keep their own sizes."""
-    polygons = [{**own, "segmentation": TRIANGLE} for own in content()["annotations"]]
+    polygons = [outlined(own) for own in content()["annotations"]]
     made = content() | {"annotations": polygons}
     made["images"][1] |= {"width": 96, "height": 64}
     file = write(folder, made)
@@ -236,7 +240,7 @@ ROWS: list[Row] = [
         "1 images",
     ),
     (objects, DataError, ("2 objects", "num_queries")),
-    (lambda folder: objects(folder, mask=0), DataError, ("boxes.json", "0 objects")),
+    (lambda folder: objects(folder, mask=0), DataError, ("boxes.json", "none of the 3 images")),
     (
         lambda folder: objects(folder, panoptic=["a", "b"]),
         ConfigError,

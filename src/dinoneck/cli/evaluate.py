@@ -74,8 +74,8 @@ def evaluate(
         heads: files, folders of trainings or Hub repositories, or exported files (.onnx); each is one
             model, compared with the first. KEY=HEAD names it in the tables.
         truth: CSV of numbers, classes or labels; a folder of masks, or of folders of classes or
-            labels; a COCO file of boxes, objects or labels; or the folder and the COCO file of
-            panoptic segments.
+            labels; a COCO file of boxes, objects or labels; a data.yaml of YOLO or a folder of VOC;
+            or the folder and the COCO file of panoptic segments.
         group: columns; images of one group are resampled together.
         image_column: column of file names.
         labels: column of masks.

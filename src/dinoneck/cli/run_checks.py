@@ -115,6 +115,6 @@ def check_table(run: TrainConfig) -> None:
 
 
 def check_coco_images(file: str, images: str | None) -> None:
-    """Refuse a COCO file that does not exist; its entries are checked by the training."""
-    if not Path(file).is_file():
-        raise DataError(f"there is no COCO file {file}; check the path")
+    """Refuse a file or folder of objects that does not exist; its entries are checked by the training."""
+    if not Path(file).exists():
+        raise DataError(f"{file} does not exist; check the path")

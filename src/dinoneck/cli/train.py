@@ -112,6 +112,7 @@ def train(
         folders of images, masks train --images images --labels masks
         numbers and masks        train --csv cover.csv --targets crop --labels mask --classes soil crop
         boxes in COCO JSON       train --boxes boxes.json --images images
+        boxes of YOLO or VOC     train --boxes data.yaml, train --boxes Annotations
         objects in COCO JSON     train --instances objects.json --images images
         panoptic segments        train --panoptic folder segments.json --images images
         tokens of a store        train --csv cover.csv --targets soil crop --store store

@@ -52,10 +52,10 @@ def check_truth_columns(
     columns: Sequence[str] = (),
     tasks_of_models: Sequence[Sequence[TaskFacts]] = (),
 ) -> None:
-    """Refuse, before torch is imported, a table that cannot be read or lacks columns; folders and COCO files pass.
+    """Refuse, before torch is imported, a table that cannot be read or lacks columns; folders and objects pass.
 
     Args:
-        truth: the table, folder or COCO file.
+        truth: the table, folder, COCO file or ``data.yaml``.
         image_column: its column of file names.
         columns: others that it must have.
         tasks_of_models: what the models predict, of which it must have some; empty: that is not
@@ -64,9 +64,10 @@ def check_truth_columns(
     Raises:
         DataError: naming the column, or what is wrong with the file.
     """
+    from dinoneck.data.listed_images import is_yaml
     from dinoneck.data.tables import read_cells
 
-    if truth.is_dir() or is_json_file(truth):
+    if truth.is_dir() or is_json_file(truth) or is_yaml(truth):
         return
     cells = read_cells(truth, [image_column, *columns], image_column)
     header = list(map(str, cells.columns))
@@ -212,14 +213,14 @@ def _values_of_truth(
 
 
 def one_truth(truths: Sequence[Path]) -> Path:
-    """Return the truth of a detector, which is one file.
+    """Return the truth of a detector, which is one file or folder.
 
     Raises:
         ConfigError: if there are several.
     """
     if len(truths) > 1:
         raise ConfigError(
-            f"--truth lists {' '.join(map(str, truths))}, and a detector's boxes are in one COCO file; "
+            f"--truth lists {' '.join(map(str, truths))}, and a detector's boxes are in one file or folder; "
             "name it alone"
         )
     return truths[0]
@@ -481,10 +482,10 @@ class KnownMasks:
 
 
 def open_known_boxes(truth: Path, images: Sequence[Path], detector: Any) -> BoxImages:
-    """Return the images of a COCO file, with their boxes, for a detector.
+    """Return the images of a file or folder of boxes, for a detector.
 
     Args:
-        truth: the file.
+        truth: what :class:`dinoneck.data.BoxImages` reads; of parts val is taken, else test.
         images: the one folder that its images are in.
         detector: a Detector; the file may lack some of its classes.
 
@@ -493,6 +494,7 @@ def open_known_boxes(truth: Path, images: Sequence[Path], detector: Any) -> BoxI
         DataError: if the file or an image cannot be used.
     """
     from dinoneck.data.boxes import BoxImages
+    from dinoneck.data.listed_images import scored_part
 
     if len(images) != 1 or not images[0].is_dir():
         raise ConfigError(
@@ -501,6 +503,7 @@ def open_known_boxes(truth: Path, images: Sequence[Path], detector: Any) -> BoxI
     return BoxImages(
         truth,
         images[0],
+        part=scored_part(truth),
         classes=detector.classes,
         bits=detector.preprocess.bits,
         allow_unlisted=True,

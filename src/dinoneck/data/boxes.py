@@ -1,4 +1,4 @@
-"""Images with boxes and masks, read from COCO JSON: checked whole when opened, decoded one by one.
+"""Images with boxes and masks of COCO JSON, YOLO or VOC: checked whole when opened, decoded one by one.
 
 :class:`BoxImages` is a torch dataset; :func:`box_transforms` brings its images and boxes to one
 size, for training with augmentation, and :func:`to_original` is the way back.
@@ -6,38 +6,50 @@ size, for training with augmentation, and :func:`to_original` is the way back.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-import msgspec
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from dinoneck.data.cells import PathLike
-from dinoneck.data.coco import (
-    NO_OBJECT,
+from dinoneck.data.coco import CocoBox, Crowd, Listed
+from dinoneck.data.coco_checks import (
+    SHORTEST_PX,
     BBox,
-    CocoBox,
-    CocoImage,
-    Crowd,
+    LeftOut,
+    check_bbox,
+    clip,
+    is_cut,
+    reason_to_leave_out,
+)
+from dinoneck.data.listed_images import (
+    NO_OBJECT,
     Ids,
     ListedImages,
     ListedObject,
     ObjectMap,
+    read_listed,
 )
 from dinoneck.data.segmentations import (
+    Mask,
     MaskCrop,
-    Shape,
+    area_of,
     check_pycocotools,
     crop_mask,
     decode,
-    read_shape,
-    shape_extent,
+    extent_of,
+    is_rectangle,
+    polygon_extent,
+    reaches_beyond,
+    read_mask,
+    read_polygons,
+    rectangle,
 )
 from dinoneck.errors import ConfigError, DataError, ShapeError
 from dinoneck.images.decoding import read_pixels, to_uint8
@@ -48,8 +60,6 @@ from dinoneck.text import some_of
 Target = dict[str, Any]
 Flip = Literal["horizontal", "both"]
 
-SHORTEST_PX = 1  # side of a box
-_EDGE_PX = 2.0  # by which a box may reach over the edge of its image, and a mask over its box
 LARGEST_ZOOM = 2.0  # sides of the canvas over those of the image
 MASKS_NOT_READ = "the masks were not read; make the dataset with masks=True"
 
@@ -60,15 +70,15 @@ class _BoxObject(ListedObject):
 
     Attributes:
         corners: left, top, right and bottom of its box in pixels, cut at the edge of the image.
-        shape: its mask; None if masks are not asked for.
+        mask: None if masks are not asked for.
     """
 
     corners: BBox
-    shape: Shape | None
+    mask: Mask | None
 
 
-class BoxImages(ListedImages):
-    """Images with boxes in COCO JSON form, for training and testing detectors.
+class BoxImages(ListedImages, Dataset[Any]):
+    """Images with boxes of COCO JSON, YOLO or VOC, for training and testing detectors.
 
     All entries are checked when the dataset is made; an image is decoded when it is asked for.
     ``dataset[i]`` is ``(image, target)``: a uint8 ``tv_tensors.Image`` (3, H, W), RGB, turned
@@ -83,12 +93,15 @@ class BoxImages(ListedImages):
     Images without boxes stay: background is information. An image of more than 8 bits comes to 8.
 
     Args:
-        annotations: the JSON with ``images`` (id, file_name, width, height), ``annotations`` (id,
+        annotations: COCO JSON with ``images`` (id, file_name, width, height), ``annotations`` (id,
             image_id, category_id, bbox as x, y, width, height in pixels, iscrowd, segmentation as
-            polygons or RLE) and ``categories`` (id, name).
+            polygons or RLE) and ``categories`` (id, name); or a ``data.yaml`` of YOLO; or the folder
+            ``Annotations`` of VOC.
         images: the folder that file names are relative to; None = the folder of the JSON if it
             holds the first image, else ``images`` in it, or next to it if the JSON lies in
-            ``annotations``.
+            ``annotations``. Of YOLO and VOC None = by their files.
+        part: ``train``, ``val`` or ``test`` of a ``data.yaml``, or of VOC with ``ImageSets``; None =
+            train, or all images where no parts are stated.
         transform: called as ``transform(image, target)``, for instance
             :func:`dinoneck.data.box_transforms`.
         classes: names to keep, in the order that labels number them; boxes of others are skipped
@@ -113,15 +126,23 @@ class BoxImages(ListedImages):
         crowd: as passed.
         numbers: image id -> number of its objects, without crowd regions.
         class_counts: class -> number of its objects in all images, without crowd regions.
-        skipped: reason -> number of boxes left out: ``crowd``, ``other class``, ``too small`` (a side
-            is shorter than 1 px).
+        skipped: reason -> number of objects left out: ``other class``, ``too small`` (a side is
+            shorter than 1 px), ``outside`` (less than 1 px of a side lies in the image), ``twice``
+            (image, class, corners and mask are equal), ``without box`` (and without a mask); with
+            ``masks`` also ``without mask`` and ``empty mask`` (no pixel lies in the image).
+        first_skipped: reason -> where the first of them stands.
         clipped: boxes that reached over the image's edge and were cut there.
+        num_crowds: how many crowd regions there are.
+        rectangles: objects whose mask is their box: with ``segmentation`` ``[]``, as CVAT writes
+            them, or the two corners of the box, or a box among YOLO's polygons.
+        masks_beyond_boxes: masks that reach more than 2 px beyond their boxes; they are kept.
+        left_out: what of the files was not read, in words -> how often.
         without_boxes: images that have none left.
 
     Raises:
-        DataError: if the JSON or an image cannot be used, a box lies outside of its image, is listed
-            twice or with two classes, or a mask reaches out of its box; it names the file, the
-            entry, the value and the remedy.
+        DataError: if a file or an image cannot be used, a box is not four numbers, one box has two
+            classes, no pixel of a mask lies in its box, or more than half of the objects would be
+            left out; it names the file, the entry, the value and the remedy.
         ConfigError: if ``crowd`` is another word.
         ImportError: if masks are asked for and pycocotools is not installed.
 
@@ -148,6 +169,7 @@ class BoxImages(ListedImages):
         annotations: PathLike,
         images: PathLike | None = None,
         *,
+        part: str | None = None,
         transform: Callable[[Any, Target], Any] | None = None,
         classes: Sequence[str] | None = None,
         masks: bool = False,
@@ -157,19 +179,14 @@ class BoxImages(ListedImages):
     ) -> None:
         if masks:
             check_pycocotools()
-        super().__init__(
-            annotations,
-            CocoBox,
-            images,
-            classes=classes,
-            crowd=crowd,
-            allow_unlisted=allow_unlisted,
-        )
+        listed = read_listed(annotations, images, part)
+        super().__init__(listed, classes=classes, crowd=crowd, allow_unlisted=allow_unlisted)
         self.transform = transform
         self.masks = masks
         self.bits = bits
-        self.clipped = 0
-        self._objects = self._objects_of_images(self._coco.annotations)
+        self.masks_beyond_boxes = 0
+        self.rectangles = 0
+        self._objects = self._objects_of_images(listed)
 
     @property
     def without_boxes(self) -> int:
@@ -200,7 +217,7 @@ class BoxImages(ListedImages):
             planes = torch.zeros(len(boxes), *size, dtype=torch.uint8)
             kept = [entry for entry in self._objects[i] if not entry.is_crowd]
             for plane, entry in zip(planes, kept, strict=True):
-                plane.copy_(torch.from_numpy(_decoded(entry, *size)))
+                plane.copy_(torch.from_numpy(decode(_mask_of(entry))))
             target["masks"] = tv_tensors.Mask(planes)
         if self.transform is None:
             return image, target
@@ -225,8 +242,7 @@ class BoxImages(ListedImages):
 
     def labels(self, i: int) -> Tensor:
         """Return the labels of the boxes of an image, int64 (n,); the image is not decoded."""
-        labels = [entry.label for entry in self._objects[i] if not entry.is_crowd]
-        return torch.tensor(labels, dtype=torch.int64)
+        return torch.tensor(self.labels_of(i), dtype=torch.int64)
 
     def mask_crops(self, i: int) -> list[MaskCrop]:
         """Return the mask of each box of an image, cut out around its pixels; the image is not decoded.
@@ -236,12 +252,8 @@ class BoxImages(ListedImages):
         Raises:
             DataError: without ``masks=True``.
         """
-        image = self._images[i]
-        crops = []
-        for entry in self._objects[i]:
-            if not entry.is_crowd:
-                crops.append(_crop(entry, image.height, image.width))
-        return crops
+        kept = [entry for entry in self._objects[i] if not entry.is_crowd]
+        return [crop_mask(_mask_of(entry)) for entry in kept]
 
     def pixels(self, i: int) -> Ids:
         """Return the ids of the pixels of an image (H, W), int64; small objects lie on top, crowd regions below.
@@ -265,7 +277,7 @@ class BoxImages(ListedImages):
             raise DataError(MASKS_NOT_READ)
         size = self._check_size(i)
         objects = self._objects[i]
-        crops = [_crop(entry, *size) for entry in objects]
+        crops = [crop_mask(_mask_of(entry)) for entry in objects]
         # drawn first: crowd regions; then objects, the large ones before the small ones
         order = sorted(
             range(len(objects)),
@@ -286,134 +298,131 @@ class BoxImages(ListedImages):
         are back, marked by ``iscrowd``, so that the evaluation ignores detections inside them. With
         masks a box has its ``segmentation``.
         """
+        images = []
         annotations: list[dict[str, Any]] = []
-        for image, objects in zip(self._images, self._objects, strict=True):
-            for entry in objects:
-                left, top, right, bottom = entry.corners
-                annotation = {
-                    "id": len(annotations) + 1,
-                    "image_id": image.id,
-                    "category_id": self.category_ids[entry.label],
-                    "iscrowd": int(entry.is_crowd),
-                    "bbox": [left, top, right - left, bottom - top],
-                    "area": (right - left) * (bottom - top),
-                }
-                if self.masks:
-                    annotation["area"] = int(_decoded(entry, image.height, image.width).sum())
-                    annotation["segmentation"] = msgspec.to_builtins(entry.shape)
-                annotations.append(annotation)
+        for i, image_id in enumerate(self.ids):
+            height, width = self.sizes[i]
+            image = {"id": image_id, "file_name": self.paths[i].name}
+            images.append({**image, "height": height, "width": width})
+            for entry in self._objects[i]:
+                annotation = self._annotation_of(entry)
+                annotations.append({"id": len(annotations) + 1, "image_id": image_id, **annotation})
         categories = [
             {"id": category_id, "name": name}
             for category_id, name in zip(self.category_ids, self.classes, strict=True)
             if category_id is not None
         ]
-        return {
-            "images": msgspec.to_builtins(self._images),
-            "annotations": annotations,
-            "categories": categories,
-        }
+        return {"images": images, "annotations": annotations, "categories": categories}
 
-    def _objects_of_images(self, boxes: Sequence[CocoBox]) -> list[list[_BoxObject]]:
+    def _annotation_of(self, entry: _BoxObject) -> dict[str, Any]:
+        """An object as COCO's evaluation takes it."""
+        left, top, right, bottom = entry.corners
+        annotation: dict[str, Any] = {
+            "category_id": self.category_ids[entry.label],
+            "iscrowd": int(entry.is_crowd),
+            "bbox": [left, top, right - left, bottom - top],
+            "area": (right - left) * (bottom - top),
+        }
+        if self.masks:
+            mask = _mask_of(entry)
+            annotation["area"] = area_of(mask)
+            annotation["segmentation"] = {"size": list(mask.size), "counts": mask.counts.decode()}
+        return annotation
+
+    # when the dataset is made
+
+    def _objects_of_images(self, listed: Listed[CocoBox]) -> list[list[_BoxObject]]:
         """The objects of each image: boxes are checked, and cut at the edge of their image."""
-        image_of = {image.id: image for image in self._images}
-        objects: dict[Any, list[_BoxObject]] = {image_id: [] for image_id in self.ids}
-        first_of: dict[Any, tuple[str, CocoBox]] = {}
+        row_of = {image_id: row for row, image_id in enumerate(self.ids)}
+        objects: list[list[_BoxObject]] = [[] for _ in self.ids]
+        # image, class, corners and crowd -> the first annotation
+        first_of: dict[tuple[Any, ...], int] = {}
+        left_out = LeftOut()
+        boxes = listed.coco.annotations
         for i, box in enumerate(boxes):
-            where = f"{self.file}: annotations[{i}] (id {box.id})"
-            image = image_of[box.image_id]
             if box.category_id not in self._label_of:
                 self.skipped["other class"] += 1
                 continue
-            entry = self._object_of(box, image, where)
+            where = listed.place(i)
+            row = row_of[box.image_id]
+            entry = self._object_of(box, self.sizes[row], where, left_out)
             if entry is None:
-                self.skipped["too small"] += 1
                 continue
-            place = (box.image_id, entry.corners, entry.is_crowd)
-            other, first = first_of.setdefault(place, (where, box))
-            if first is not box and first.segmentation == box.segmentation:
-                difference = "twice" if first.category_id == box.category_id else "with two classes"
-                raise DataError(
-                    f"{where} and {other} are one box of image {image.id}, {list(entry.corners)} "
-                    f"{difference}; take one of them out"
-                )
-            if entry.is_crowd:
-                self.skipped["crowd"] += 1
-            objects[box.image_id].append(entry)
-        return list(objects.values())
-
-    def _object_of(self, box: CocoBox, image: CocoImage, where: str) -> _BoxObject | None:
-        """The object that an annotation shows; None if its box is shorter than a pixel."""
-        size = (image.height, image.width)
-        shape = read_shape(box, size, where) if self.masks else None
-        if box.bbox is None:
+            key = (row, entry.label, entry.corners, entry.is_crowd)
+            first = first_of.setdefault(key, i)
+            if first != i and _have_one_mask(boxes[first], box):
+                left_out.add("twice", where)
+                continue
+            objects[row].append(entry)
+        if self.rectangles and self.rectangles == sum(map(len, objects)):
             raise DataError(
-                f"{where} has no bbox; expected x, y of the upper left corner, width and height in pixels"
+                f"{self.file}: none of {self.rectangles} objects has a mask, all are rectangles; draw "
+                "masks, or train a detector of boxes (--boxes)"
             )
-        if min(box.bbox[2:]) < SHORTEST_PX:
+        left_out.check(self.file, total=len(boxes) - self.skipped["other class"])
+        self.skipped = +(self.skipped + left_out.counts)
+        self.first_skipped = left_out.firsts
+        return objects
+
+    def _object_of(
+        self, box: CocoBox, size: tuple[int, int], where: str, left_out: LeftOut
+    ) -> _BoxObject | None:
+        """The object that an annotation shows; None if it shows nothing, which is counted."""
+        bbox = check_bbox(box.bbox, where) if box.bbox else _bbox_of_mask(box, size, where)
+        if bbox is None:
+            left_out.add("without box", where)
             return None
-        corners = clip(box.bbox, image)
-        if not _is_inside(box.bbox, image):
-            raise DataError(
-                f"{where} has the bbox {list(box.bbox)}, which reaches out of image {image.id} "
-                f"({image.height}x{image.width} px, height x width); expected x, y, width and height "
-                "in its pixels, not corners"
-            )
-        if shape is not None:
-            _check_in_box(shape_extent(shape, *size), box.bbox, where)
-        if is_clipped(box.bbox, corners):
+        mask = read_mask(box.segmentation, size, where) if self.masks else None
+        is_box = self.masks and mask is None and is_rectangle(box.segmentation, bbox)
+        if is_box:
+            mask = rectangle(bbox, size)
+        corners = clip(bbox, size)
+        reason = reason_to_leave_out(bbox, corners)
+        if not reason and self.masks:
+            if mask is None:
+                reason = "without mask"
+            elif not area_of(mask):
+                reason = "empty mask"
+        if reason:
+            left_out.add(reason, where)
+            return None
+        is_crowd = self._is_crowd(box.iscrowd)
+        self.rectangles += is_box
+        if mask is not None and reaches_beyond(mask, bbox, where):
+            self.masks_beyond_boxes += 1
+        if not is_crowd and is_cut(bbox, corners):
             self.clipped += 1
-        label = self._label_of[box.category_id]
-        return _BoxObject(label, self._is_crowd(box.iscrowd), corners, shape)
+        return _BoxObject(self._label_of[box.category_id], is_crowd, corners, mask)
 
 
-def _is_inside(bbox: BBox, image: CocoImage) -> bool:
-    x, y, width, height = bbox
-    edges = (x + _EDGE_PX, y + _EDGE_PX, image.width - x - width + _EDGE_PX)
-    return all(map(math.isfinite, bbox)) and min(*edges, image.height - y - height + _EDGE_PX) >= 0
+def _bbox_of_mask(box: CocoBox, size: tuple[int, int], where: str) -> BBox | None:
+    """The extent of the mask of an annotation without a bbox; None if it has no mask either."""
+    polygons = read_polygons(box.segmentation, where)
+    if polygons:
+        left, top, right, bottom = polygon_extent(polygons)
+    else:
+        mask = None if polygons == [] else read_mask(box.segmentation, size, where)
+        if mask is None:
+            return None
+        left, top, right, bottom = extent_of(mask)
+    return left, top, right - left, bottom - top
 
 
-def _check_in_box(extent: BBox | None, bbox: BBox, where: str) -> None:
-    """Refuse a mask that reaches out of its box."""
-    x, y, width, height = bbox
-    if extent is None:
-        raise DataError(f"{where} has a mask that shows no pixel; draw it, or take the entry out")
-    reach = max(x - extent[0], y - extent[1], extent[2] - x - width, extent[3] - y - height)
-    if reach > _EDGE_PX:
-        raise DataError(
-            f"{where} has the bbox {list(bbox)}, and its mask reaches {reach:.0f} px out of it (left, "
-            f"top, right, bottom: {[round(side, 1) for side in extent]}); correct one of them"
-        )
+def _have_one_mask(box: CocoBox, other: CocoBox) -> bool:
+    """Whether two boxes of one place are not told apart by masks."""
+    masks = {bytes(entry.segmentation) for entry in (box, other)} - {b"", b"[]", b"null"}
+    return len(masks) < 2
 
 
-def clip(bbox: BBox, image: CocoImage) -> BBox:
-    """Return left, top, right and bottom of the part of a box that lies in its image."""
-    x, y, width, height = bbox
-    return (
-        max(x, 0.0),
-        max(y, 0.0),
-        min(x + width, float(image.width)),
-        min(y + height, float(image.height)),
-    )
+def _mask_of(entry: _BoxObject) -> Mask:
+    """The mask of an object.
 
-
-def is_clipped(bbox: BBox, corners: BBox) -> bool:
-    """Whether corners are those of a part of a box."""
-    x, y, width, height = bbox
-    return corners != (x, y, x + width, y + height)
-
-
-def _decoded(entry: _BoxObject, height: int, width: int) -> np.ndarray[Any, Any]:
-    """The mask of an object (height, width), uint8."""
-    if entry.shape is None:
+    Raises:
+        DataError: if masks were not read.
+    """
+    if entry.mask is None:
         raise DataError(MASKS_NOT_READ)
-    return decode(entry.shape, height, width)
-
-
-def _crop(entry: _BoxObject, height: int, width: int) -> MaskCrop:
-    """The mask of an object around its pixels."""
-    if entry.shape is None:
-        raise DataError(MASKS_NOT_READ)
-    return crop_mask(entry.shape, height, width)
+    return entry.mask
 
 
 def box_transforms(

@@ -90,7 +90,7 @@ def read_coco_labels(
     """
     path = Path(file)
     coco = read_coco(path, CocoBox)
-    categories = {category.id: category.name for category in coco.categories}
+    categories = {category.id: str(category.name) for category in coco.categories}
     names = list(categories.values())
     if labels:
         names = _present(labels, names, f"the file {path}", needs_all=needs_all)

@@ -10,8 +10,8 @@ import numpy as np
 from PIL import ImageColor
 
 from dinoneck.data.boxes import BoxImages
-from dinoneck.data.coco import ListedImages, object_map_of
 from dinoneck.data.fact_words import counts_in_words, in_digits, quartiles, quartiles_in_words
+from dinoneck.data.listed_images import ListedImages, object_map_of
 from dinoneck.data.sheet import Box, Colour, Regions, Sample
 from dinoneck.images.colours import box_colours
 from dinoneck.text import counted
@@ -43,8 +43,22 @@ def object_facts(parts: Sequence[ListedImages]) -> dict[str, Any]:
         facts["width"] = quartiles(corners[:, 2] - corners[:, 0])
         facts["height"] = quartiles(corners[:, 3] - corners[:, 1])
         # parts of one file have its counts each
-        facts["cut"] = sum({images.file: images.clipped for images in boxes}.values())
+        of_files = {images.file: images for images in boxes}.values()
+        facts["cut"] = sum(images.clipped for images in of_files)
+        facts["masks_beyond_boxes"] = sum(images.masks_beyond_boxes for images in of_files)
+        facts["rectangles"] = sum(images.rectangles for images in of_files)
     return facts
+
+
+def left_out_of(parts: Sequence[ListedImages]) -> dict[str, int]:
+    """Return what was left out of the files of a data set, in words with the first one -> how many."""
+    left_out = Counter[str]()
+    for images in {images.file: images for images in parts}.values():
+        for reason, count in images.skipped.items():
+            first = images.first_skipped.get(reason, "").removeprefix(f"{images.file}: ")
+            left_out[f"{reason} (the first: {first})" if first else reason] += count
+        left_out.update(images.left_out)
+    return dict(left_out)
 
 
 def _kind_of(images: ListedImages) -> str:
@@ -74,6 +88,10 @@ def object_lines(facts: Mapping[str, Any]) -> list[str]:
     if "cut" in facts:
         cut = "1 box" if facts["cut"] == 1 else f"{facts['cut']} boxes"
         line += f", {cut} cut at the edge of the image"
+        if facts["masks_beyond_boxes"]:
+            line += f", {counted(facts['masks_beyond_boxes'], 'mask')} beyond its box by over 2 px"
+        if facts["rectangles"]:
+            line += f", {counted(facts['rectangles'], 'mask')} that is the box"
     return [*lines, line]
 
 

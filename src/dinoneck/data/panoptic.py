@@ -8,17 +8,17 @@ from pathlib import Path
 
 import numpy as np
 
-from dinoneck.data.cells import PathLike
-from dinoneck.data.coco import (
+from dinoneck.data.cells import PathLike, check_unique
+from dinoneck.data.coco import CocoCategory, CocoSegments, Crowd, Id
+from dinoneck.data.coco_checks import check_bbox
+from dinoneck.data.listed_images import (
     NO_OBJECT,
     UNKNOWN,
-    CocoCategory,
-    CocoSegments,
-    Crowd,
     Ids,
     ListedImages,
     ListedObject,
     ObjectMap,
+    open_coco,
 )
 from dinoneck.data.names import find_files
 from dinoneck.errors import DataError
@@ -75,28 +75,27 @@ class PanopticImages(ListedImages):
         crowd: Crowd = "ignore",
         allow_unlisted: bool = False,
     ) -> None:
-        super().__init__(
-            annotations,
-            CocoSegments,
-            images,
-            classes=classes,
-            crowd=crowd,
-            allow_unlisted=allow_unlisted,
+        listed = open_coco(Path(annotations), CocoSegments, images)
+        super().__init__(listed, classes=classes, crowd=crowd, allow_unlisted=allow_unlisted)
+        entry_of = {entry.image_id: entry for entry in listed.coco.annotations}
+        check_unique(
+            (entry.image_id for entry in listed.coco.annotations),
+            f"{self.file}: annotations: the image_id",
+            "each image has one entry",
         )
-        entry_of = {entry.image_id: entry for entry in self._coco.annotations}
-        missing = [image_id for image_id in self.ids if image_id not in entry_of]
-        if missing or len(entry_of) < len(self._coco.annotations):
+        missing = [str(image_id) for image_id in self.ids if image_id not in entry_of]
+        if missing:
             raise DataError(
-                f"{self.file}: expected one entry of annotations for each image; there is none of "
-                f"{some_of(map(str, missing), 3) or 'an image'}, or two of one image"
+                f"{self.file} has no annotations of the images {some_of(missing, 3)}; expected one "
+                "entry for each image"
             )
-        entries = [entry_of[image_id] for image_id in self.ids]
-        names = [entry.file_name for entry in entries]
+        self._entries = {image_id: entry_of[image_id] for image_id in self.ids}
+        names = [entry.file_name for entry in self._entries.values()]
         files = find_files(names, folder, f"PNG files of {self.file}")
-        self._entries = dict(zip(self.ids, entries, strict=True))
-        self._pngs = dict(zip(self.ids, files, strict=True))
-        self.stuff = self._find_stuff(self._coco.categories)
-        self._objects = [self._segments_of(entry) for entry in entries]
+        self._pngs: dict[Id, Path] = dict(zip(self.ids, files, strict=True))
+        self._check_images_are_no_pngs()
+        self.stuff = self._find_stuff(listed.coco.categories)
+        self._objects = [self._segments_of(entry) for entry in self._entries.values()]
 
     @property
     def longest_box(self) -> float | None:
@@ -107,10 +106,19 @@ class PanopticImages(ListedImages):
                 label = self._label_of.get(segment.category_id)
                 if label is None or label in self.stuff or self._is_crowd(segment.iscrowd):
                     continue
-                if segment.bbox is None:
+                if not segment.bbox:
                     return None
-                sides += segment.bbox[2:]
+                sides += check_bbox(segment.bbox, f"{self.file}: segment {segment.id}")[2:]
         return max(sides) or None
+
+    def _check_images_are_no_pngs(self) -> None:
+        """Refuse an image that is the PNG of its own segments, as files of one name are."""
+        for path, image_id in zip(self.paths, self.ids, strict=True):
+            if path.samefile(self._pngs[image_id]):
+                raise DataError(
+                    f"{self.file}: {path} is the image and the PNG of its segments; name the folder "
+                    "of the images: images= (--images)"
+                )
 
     def _find_stuff(self, categories: Sequence[CocoCategory]) -> frozenset[int]:
         """The labels that are no things."""
@@ -125,6 +133,8 @@ class PanopticImages(ListedImages):
 
     def _segments_of(self, entry: CocoSegments) -> list[_Segment]:
         """The segments of an image that are of the classes."""
+        ids = (listed.id for listed in entry.segments_info)
+        check_unique(ids, f"{self.file}: segments_info of {entry.file_name}: the id", "correct it")
         segments = []
         for listed in entry.segments_info:
             label = self._label_of.get(listed.category_id)
@@ -146,7 +156,7 @@ class PanopticImages(ListedImages):
 
     def _object_map(self, i: int) -> ObjectMap:
         size = self._check_size(i)
-        png: Path = self._pngs[self.ids[i]]
+        png = self._pngs[self.ids[i]]
         png_ids = _read_png_ids(png, size)
         listed = {segment.id for segment in self._entries[self.ids[i]].segments_info}
         shown = {*np.unique(png_ids).tolist()} - {0}

@@ -18,7 +18,7 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont
 from dinoneck.errors import DataError
 from dinoneck.images.bit_depth import FILE_BITS
 from dinoneck.images.colours import NODATA, RGB, heat_colours
-from dinoneck.images.pixels import check_file, from_pil, read_picture, read_planes
+from dinoneck.images.pixels import decode, read_by_rasterio, read_picture, read_planes
 from dinoneck.text import printable
 
 Array = np.ndarray[Any, Any]
@@ -207,11 +207,12 @@ def _read_small(image: Any, bits: int | None) -> Image.Image:
     if isinstance(image, str | os.PathLike):
 
         def read(opened: Image.Image, name: str) -> Array:
-            check_file(opened, name)
             opened.draft(None, (2 * _WIDTH, 2 * _WIDTH))
-            return from_pil(opened, name, bits)
+            return decode(opened, name, bits)
 
-        planes = read_picture(Path(image), read)
+        planes = read_by_rasterio(Path(image), bits)
+        if planes is None:
+            planes = read_picture(Path(image), read)
     else:
         planes = read_planes(_as_picture(image), bits)
     if planes.dtype != np.uint8:

@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from dinoneck.data.boxes import BoxImages
-from dinoneck.data.coco import ListedImages
 from dinoneck.data.fact_words import (
     MOST_VALUES,
     counts_in_words,
@@ -29,6 +28,7 @@ from dinoneck.data.fact_words import (
     quartiles_in_words,
 )
 from dinoneck.data.labels import DenseLabels
+from dinoneck.data.listed_images import ListedImages
 from dinoneck.data.mask_facts import (
     MaskFacts,
     class_masks,
@@ -38,14 +38,14 @@ from dinoneck.data.mask_facts import (
 )
 from dinoneck.data.masks import ClassOptions, mask_classes, survey_masks
 from dinoneck.data.normals import NormalLabels
-from dinoneck.data.object_facts import object_facts, object_lines, object_samples
+from dinoneck.data.object_facts import left_out_of, object_facts, object_lines, object_samples
 from dinoneck.data.sheet import Colour, Sample, choose_rows, draw_sheet
 from dinoneck.data.table import Classes, Column, LabelSets, Numbers, Table
 from dinoneck.errors import DataError
 from dinoneck.images.content import cached_hash_of
 from dinoneck.images.decoding import read_image_size
-from dinoneck.images.orientation import ORIENTED_BY, SWAPS_SIDES, UPRIGHT, stated_orientation
-from dinoneck.images.pixels import in_threads
+from dinoneck.images.orientation import upright
+from dinoneck.images.pixels import in_threads, read_header
 from dinoneck.text import counted, printable
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ Facts = dict[str, Any]
 MOST_LINES = 15
 _MOST_SETS = 3  # of identical images in a line
 _JPEG_QUALITY = 85
+_BITS = 8  # of a byte
 _PIECE = 64  # headers that a thread reads at once
 
 
@@ -193,7 +194,7 @@ def summarise_table(
         bits: of images of 16 bits.
     """
     columns = _with_label_sets(table, label_columns or {})
-    headers = _read_headers(table.images)
+    headers = _kinds_of(table.images)
     shown: dict[str, Mapping[int, int]] = {}
     extremes: list[int] = []
     for name, column in columns.items():
@@ -241,16 +242,12 @@ def summarise_objects(parts: Mapping[str, ListedImages], *, bits: int | None = N
         for name, count in Counter(first.classes[label] for label in labels).items():
             shown[name][row] = count
     rows = choose_rows(len(places), shown, ())
-    facts: Facts = {"images": _image_facts(paths, _read_headers(paths), rows)}
+    facts: Facts = {"images": _image_facts(paths, _kinds_of(paths), rows)}
     if len(parts) > 1:
         facts["parts"] = {part: len(images) for part, images in parts.items()}
     facts["targets"] = {}
     facts["objects"] = object_facts(list(parts.values()))
-    left_out = Counter[str]()
-    for images in {images.file: images for images in parts.values()}.values():
-        left_out += images.skipped
-    del left_out["crowd"]  # regions are kept
-    facts["left_out"] = dict(left_out)
+    facts["left_out"] = left_out_of(list(parts.values()))
 
     def known_of(row: int) -> dict[str, str]:
         part, i = places[row]
@@ -285,65 +282,55 @@ def _are_at_hand(images: Sequence[Any]) -> bool:
 
 
 @dataclass(frozen=True)
-class _Header:
-    """What the header of an image file states; of a PNG whose EXIF follows the pixels, not its turn."""
+class _ImageKind:
+    """What is known of an image before it is decoded.
 
-    kind: str  # format and mode
+    Attributes:
+        name: its format and mode, or that it is in memory, and its dtype.
+        bits: of each number as it is stored.
+        size: (width, height) of the upright image.
+        is_turned: whether EXIF turns it.
+    """
+
+    name: str
     bits: int
-    size: tuple[int, int]  # (width, height), upright
+    size: tuple[int, int]
     is_turned: bool
 
 
-def _read_headers(images: Sequence[Any]) -> list[_Header | None]:
+def _kinds_of(images: Sequence[Any]) -> list[_ImageKind | None]:
     pieces = [images[first : first + _PIECE] for first in range(0, len(images), _PIECE)]
-    headers: list[_Header | None] = []
-    for read in in_threads(lambda piece: list(map(_read_header, piece)), pieces):
-        headers += read
-    return headers
+    kinds: list[_ImageKind | None] = []
+    for kinds_of_piece in in_threads(lambda piece: list(map(_kind_of, piece)), pieces):
+        kinds += kinds_of_piece
+    return kinds
 
 
-def _read_header(image: Any) -> _Header | None:
-    """The header of an image; None of what Pillow does not open, and of a name without a file."""
+def _kind_of(image: Any) -> _ImageKind | None:
+    """The kind of an image; None of a name without a file, and of what is not an image."""
     if isinstance(image, str | os.PathLike):
         try:
-            with Image.open(image) as opened:
-                return _header_of(opened, opened.format or "")
-        except (OSError, UnidentifiedImageError, ValueError, SyntaxError):
+            header = read_header(image)
+        except DataError:
             return None
+        height, width = header.size
+        name = f"{header.format} {header.mode}"
+        return _ImageKind(name, header.bits, (width, height), header.is_turned)
     if isinstance(image, Image.Image):
-        return _header_of(image, "in memory,")
+        return _ImageKind(f"in memory, {image.mode}", _BITS, upright(image).size, is_turned=False)
     array = np.asarray(image)
     height, width = array.shape[:2] if isinstance(image, np.ndarray) else array.shape[-2:]
-    return _Header(f"in memory, {array.dtype}", 8 * array.itemsize, (width, height), False)
-
-
-def _header_of(image: Image.Image, file_format: str) -> _Header:
-    may_be_turned = file_format == "TIFF" or any(key in image.info for key in ORIENTED_BY)
-    orientation = stated_orientation(image) if may_be_turned else UPRIGHT
-    width, height = image.size
-    if orientation in SWAPS_SIDES:
-        width, height = height, width
-    return _Header(
-        f"{file_format} {image.mode}", _bits_of(image), (width, height), orientation != UPRIGHT
-    )
-
-
-def _bits_of(image: Image.Image) -> int:
-    """The bits of a value: Pillow opens colours of 16 bits in the mode of 8."""
-    if image.mode in ("I", "F"):
-        return 32
-    tiles: Any = getattr(image, "tile", ())
-    raw_mode = str(tiles[0][3]) if tiles else ""
-    return 16 if image.mode.startswith("I;16") or ";16" in raw_mode else 8
+    bits = _BITS * array.itemsize
+    return _ImageKind(f"in memory, {array.dtype}", bits, (width, height), is_turned=False)
 
 
 def _image_facts(
-    images: Sequence[Any], headers: Sequence[_Header | None], rows: Sequence[int]
+    images: Sequence[Any], headers: Sequence[_ImageKind | None], rows: Sequence[int]
 ) -> Facts:
     read = [header for header in headers if header is not None]
     facts: Facts = {
         "count": len(images),
-        "kinds": dict(Counter(header.kind for header in read).most_common()),
+        "kinds": dict(Counter(header.name for header in read).most_common()),
         "without_header": len(images) - len(read) if _are_at_hand(images) else 0,
         "turned": sum(header.is_turned for header in read),
     }
@@ -400,7 +387,7 @@ def image_lines(facts: Mapping[str, Any]) -> list[str]:
 def image_line(images: Sequence[Any]) -> str:
     """Return what images are in one line: how many, formats, modes and sizes."""
     rows = choose_rows(len(images), {}, ())
-    return printable("; ".join(image_lines(_image_facts(images, _read_headers(images), rows))))
+    return printable("; ".join(image_lines(_image_facts(images, _kinds_of(images), rows))))
 
 
 # Groups, folds and targets

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
-from dinoneck.data.boxes import SHORTEST_PX, BoxImages, Target
+from dinoneck.data.boxes import BoxImages, Target
+from dinoneck.data.coco_checks import SHORTEST_PX
 from dinoneck.data.segmentations import pixel_extent
 from dinoneck.inference.cropped_masks import CroppedMasks
 from dinoneck.inference.tile_merging import Tile, tiles_of

@@ -15,12 +15,13 @@ from torch import Tensor
 from dinoneck.checks import check_minimum
 from dinoneck.data.boxes import BoxImages
 from dinoneck.data.cells import PathLike
-from dinoneck.data.coco import (
+from dinoneck.data.coco import Crowd
+from dinoneck.data.listed_images import (
     UNKNOWN,
-    Crowd,
     ListedImages,
     ObjectMap,
     object_map_of,
+    scored_part,
 )
 from dinoneck.data.panoptic import PanopticImages
 from dinoneck.detection.coco_evaluation import IouType, PrecisionCurves, precision_curves
@@ -80,7 +81,8 @@ def evaluate_boxes(
     Args:
         detector: a Detector, or an exported file of one that is open; its classes and those of the
             COCO file are matched by their names; of classes that this does not list nothing counts.
-        coco_json: the boxes.
+        coco_json: the boxes: a COCO file, a ``data.yaml`` of YOLO or the folder ``Annotations`` of
+            VOC, of which the part val is scored, else test, else all.
         images: the folder of the images; None = the file's, or ``images`` in it.
         batch_size: images in a forward pass; an exported file takes one at a time.
         crowd: whether entries with ``iscrowd`` are ignored, or are objects, as of
@@ -128,12 +130,12 @@ def predict_boxes(
     dataset = BoxImages(
         coco_json,
         images,
+        part=scored_part(coco_json),
         classes=detector.classes,
         crowd=crowd,
         bits=bits,
         allow_unlisted=True,
     )
-    dataset.warn_of_turned_images()
     detector.expect_images(len(dataset))
     if begin is not None:
         begin(_as_taken(detector, dataset.original(0)[0]))
@@ -334,6 +336,7 @@ def predict_instances(
     dataset = BoxImages(
         coco_json,
         images,
+        part=scored_part(coco_json),
         classes=task.labels,
         crowd=crowd,
         masks=True,
@@ -356,13 +359,13 @@ def _predict_masks(
     dataset = BoxImages(
         coco_json,
         images,
+        part=scored_part(coco_json),
         classes=detector.classes,
         crowd=crowd,
         bits=detector.preprocess.bits,
         masks=True,
         allow_unlisted=True,
     )
-    dataset.warn_of_turned_images()
     detector.expect_images(len(dataset))
     if begin is not None:
         begin(dataset.paths[0])
@@ -403,7 +406,6 @@ def _predict_objects(
     begin: Begin | None,
 ) -> Objects:
     """The objects that a task predicts in the images of a dataset; min_score None = the task's."""
-    dataset.warn_of_turned_images()
     predictor.expect_images(len(dataset.paths))
     if begin is not None:
         begin(dataset.paths[0])
@@ -463,7 +465,8 @@ def open_objects(
     """Return images and their true objects: masks of a COCO file, or panoptic segments.
 
     Args:
-        truth: the COCO file of masks; or the folder and the COCO file of panoptic segments.
+        truth: what :class:`dinoneck.data.BoxImages` reads, with masks; or the folder and the COCO
+            file of panoptic segments.
         images: the folder of the images; None = the file's, or ``images`` in it.
         classes: their names in the order of the labels; None = as in the file.
         crowd: as of :class:`dinoneck.data.BoxImages`.

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from dinoneck.data.boxes import BoxImages
-from dinoneck.data.coco import Ids, ObjectMap, object_map_of
+from dinoneck.data.listed_images import Ids, ObjectMap, object_map_of
 from dinoneck.data.panoptic import PanopticImages
 from dinoneck.detection.box_tiles import LEAST_SHARE
 from dinoneck.images.bands import read_channels

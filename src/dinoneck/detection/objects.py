@@ -17,8 +17,8 @@ from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data import run_names
 from dinoneck.data.boxes import BoxImages
 from dinoneck.data.cells import IMAGES
-from dinoneck.data.coco import UNKNOWN, Ids
 from dinoneck.data.labels import DenseLabels
+from dinoneck.data.listed_images import UNKNOWN, Ids
 from dinoneck.data.summary import DataSummary, summarise
 from dinoneck.data.table import Table
 from dinoneck.detection.evaluation import (
@@ -30,7 +30,7 @@ from dinoneck.detection.evaluation import (
 )
 from dinoneck.detection.fine_tuning import detector_training, open_init
 from dinoneck.detection.object_tiles import ObjectImages, ObjectTiles
-from dinoneck.detection.training import prepare, warn_of_tile
+from dinoneck.detection.training import prepare
 from dinoneck.errors import DataError
 from dinoneck.extras import check_installed
 from dinoneck.heads.head import Head
@@ -42,10 +42,10 @@ from dinoneck.inference.results import coco_objects
 from dinoneck.inference.tile_merging import tiling_for_objects
 from dinoneck.inference.tiled_objects import tiled_objects
 from dinoneck.inference.tiles import Tiling, TrainedBoxes
-from dinoneck.kinds import Method
+from dinoneck.kinds import OBJECTS, Method
 from dinoneck.losses.task_loss import TaskLoss
 from dinoneck.registry import import_modules
-from dinoneck.tasks import OBJECTS, Task
+from dinoneck.tasks import Task
 from dinoneck.training import folder as files
 from dinoneck.training.config import TRAININGS, TrainInstancesConfig
 from dinoneck.training.evaluators import FoldTokens, KeptHead, Logs
@@ -177,21 +177,15 @@ def read_data(config: TrainInstancesConfig) -> DataSummary:
 
 
 def tiling_of(config: TrainInstancesConfig, dataset: ObjectImages) -> Tiling | None:
-    """Return how the images of a dataset are cut; None: they are not.
-
-    Warnings name a tile that cuts no image, and one that objects do not fit into.
-    """
+    """Return how the images of a dataset are cut; None: they are not."""
     data = config.data
     tile = cast("tuple[int, int] | None", data.tile)
-    longest_box = dataset.longest_box
-    if tile is not None:
-        warn_of_tile(tile, dataset, longest_box=longest_box, overlap=data.overlap)
-    return tiling_for_objects(tile, data.overlap, longest_box=longest_box)
+    return tiling_for_objects(tile, data.overlap, longest_box=dataset.longest_box)
 
 
 def _log_tiles(tiles: ObjectTiles) -> None:
-    """Say how many samples there are, and how many of them have no object, if any image is cut."""
-    if tiles.num_cut and files.writes():
+    """Say how many samples there are, and how many of them have no object."""
+    if tiles.tiling is not None and files.writes():
         logger.warning(
             "%d of %d images are cut: %d samples, of which %d have no %s that is trained on there",
             tiles.num_cut,

@@ -24,7 +24,7 @@ from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.configured import fields_of
 from dinoneck.data import run_names
 from dinoneck.data.boxes import BoxImages, Target, box_transforms, collate_boxes, to_original
-from dinoneck.data.coco import ListedImages
+from dinoneck.data.listed_images import parts_of
 from dinoneck.data.summary import DataSummary, summarise_objects
 from dinoneck.detection.box_tiles import BoxTiles
 from dinoneck.detection.detector import (
@@ -105,8 +105,8 @@ def train_detector(
     images, in pixels of the image, by which tiles overlap.
 
     Args:
-        config: ``data.boxes`` and ``data.val_boxes`` name COCO files, ``detector`` the detector,
-            ``head`` its neck.
+        config: ``data.boxes`` and ``data.val_boxes`` name COCO files, ``data.yaml`` files of YOLO
+            or folders of VOC, ``detector`` the detector, ``head`` its neck.
         out: the folder: a new or empty one, or that of an earlier run.
         overwrite: replace the results of an earlier run in ``out``; until the new report is
             written they are in ``out/earlier``.
@@ -177,7 +177,6 @@ def prepare(
     detector.note_trained_boxes(TrainedBoxes(longest_box, tile, data.overlap))
     if tile is not None:
         _check_patch(tile, detector)
-        warn_of_tile(tile, train_images, longest_box=longest_box, overlap=data.overlap)
     return DetectorTrainer(
         config,
         out,
@@ -282,15 +281,15 @@ class DetectorTrainer:
         return files.finish(self.folder, self._report())
 
     def _log_tiles(self, tiles: BoxTiles) -> None:
-        """Say how many tiles there are, and how many of them are background, if any image is cut."""
-        if tiles.num_cut and files.writes():
+        """Say how many tiles there are, and how many of them are background."""
+        if files.writes():
             _logger.warning(
-                "%d of %d training images are cut: %d tiles, of which %d show no box and are trained "
-                "on as background",
+                "%d of %d training images are cut: %d tiles, %d without a box; the longest box has %g px",
                 tiles.num_cut,
                 len(tiles.images),
                 len(tiles),
                 tiles.num_empty,
+                tiles.images.longest_box,
             )
 
     # before the first epoch
@@ -589,43 +588,13 @@ def _check_patch(tile: tuple[int, int], detector: Detector) -> None:
         )
 
 
-def warn_of_tile(
-    tile: tuple[int, int], images: ListedImages, *, longest_box: float | None, overlap: int | None
-) -> None:
-    """Warn of a tile that cuts no image, and of one that objects do not fit into.
-
-    Args:
-        tile: (height, width).
-        images: that are trained on.
-        longest_box: the longest side of their boxes; None: it is unknown.
-        overlap: that the config states; None = by the longest box.
-    """
-    if not files.writes():
-        return
-    largest_height = max(height for height, _ in images.sizes)
-    largest_width = max(width for _, width in images.sizes)
-    if largest_height <= tile[0] and largest_width <= tile[1]:
-        _logger.warning(
-            "tile is %dx%d (height x width), and no training image is larger: they are trained on as "
-            "without tiles. Larger images are predicted in tiles",
-            *tile,
-        )
-    if overlap is None and longest_box is not None and longest_box > min(tile) // 2:
-        _logger.warning(
-            "the longest box has %g px, more than half of the tile of %dx%d (height x width), by which "
-            "tiles overlap at most unless overlap (--overlap) says more: such objects may be cut. "
-            "Take a larger tile",
-            longest_box,
-            *tile,
-        )
-
-
 def open_images(
     config: TrainDetectorConfig, *, masks: bool = False, antialias: bool = True
 ) -> tuple[BoxImages, BoxImages]:
     """Return the training and the held-out images, resized; the training images are augmented.
 
-    Without ``data.val_boxes`` some of the training images are drawn and held out.
+    Held out are the images of ``data.val_boxes``; without it the part val of ``data.boxes``, of YOLO
+    or VOC; without one some of the images, which are drawn.
 
     Args:
         config: of the run.
@@ -633,7 +602,8 @@ def open_images(
         antialias: of the resize, see :func:`dinoneck.data.box_transforms`.
 
     Raises:
-        ConfigError: if no image is left to hold out or to train on.
+        ConfigError: if no image is left to hold out or to train on, or held-out images are named
+            twice.
         DataError: if a file or a folder cannot be used, or there are too few images.
     """
     data = config.data
@@ -649,9 +619,10 @@ def open_images(
     )
     # the detector normalises, not the transform
     val_transform = box_transforms(size, train=False, antialias=antialias, mean=None, std=None)
-    if data.val_boxes is None:
+    if data.val_boxes is None and "val" not in parts_of(data.boxes):
         return _hold_out_some(config, train, val_transform)
-    return train, _open_held_out(config, data.val_boxes, train, val_transform)
+    train.check_trainable("box")
+    return train, _open_held_out(config, train, val_transform)
 
 
 def _train_transform(
@@ -676,13 +647,24 @@ def _train_transform(
 
 
 def _open_held_out(
-    config: TrainDetectorConfig, file: str, train: BoxImages, val_transform: v2.Compose
+    config: TrainDetectorConfig, train: BoxImages, val_transform: v2.Compose
 ) -> BoxImages:
-    """Open the file of held-out images; warn of those that are trained on too."""
+    """Open the held-out images: those of ``data.val_boxes``, or the part val of ``data.boxes``.
+
+    Raises:
+        ConfigError: if both name some.
+    """
     data = config.data
-    held_out = BoxImages(
+    file = data.boxes if data.val_boxes is None else data.val_boxes
+    if data.val_boxes is not None and "val" in parts_of(data.boxes):
+        raise ConfigError(
+            f"val_boxes is {data.val_boxes!r}, and {data.boxes} states held-out images itself; leave "
+            "val_boxes (--val-boxes) out"
+        )
+    return BoxImages(
         file,
         data.val_images or data.images,
+        part="val" if "val" in parts_of(file) else None,
         transform=val_transform,
         classes=train.classes,
         crowd=data.crowd,
@@ -690,27 +672,6 @@ def _open_held_out(
         allow_unlisted=True,
         masks=train.masks,
     )
-    train.check_trainable("box")
-    train.warn_of_turned_images()
-    held_out.warn_of_turned_images()
-    trained_paths = _held_out_and_trained(train, held_out)
-    if trained_paths:
-        folder_note = ""
-        if data.val_images is None:
-            folder_note = (
-                ", or, if they are other images of the same names, name their folder: "
-                "data.val_images (--val-images)"
-            )
-        _logger.warning(
-            "%d of the %d held-out images of %s are training images too: %s ...; their scores are "
-            "too high. Leave them out of one of the files%s",
-            len(trained_paths),
-            len(held_out),
-            held_out.file,
-            min(trained_paths),
-            folder_note,
-        )
-    return held_out
 
 
 def _hold_out_some(
@@ -734,7 +695,6 @@ def _hold_out_some(
             f"left to train on; take 2 or more, or {_held_out_remedy(images)}"
         )
     images.check_trainable("box")
-    images.warn_of_turned_images()
     order = np.random.default_rng(config.optim.seed).permutation(len(images)).tolist()
     held_out_rows = sorted(order[:num_held_out])
     train_rows = sorted(order[num_held_out:])
@@ -753,12 +713,6 @@ def _held_out_remedy(images: BoxImages) -> str:
             "and --val-boxes, in the place of --instances)"
         )
     return "name held-out images with data.val_boxes (--val-boxes)"
-
-
-def _held_out_and_trained(train: BoxImages, held_out: BoxImages) -> set[Path]:
-    """The held-out images that are trained on: the same files, or copies of them."""
-    trained = set(train.paths)
-    return {path for path in held_out.paths if path in trained}
 
 
 def build_detector(config: TrainDetectorConfig, classes: tuple[str, ...]) -> Detector:

@@ -9,6 +9,7 @@ from typing import Any
 from dinoneck.data.coco import Crowd
 from dinoneck.data.columns import DecimalMark
 from dinoneck.data.folders import Subfolders
+from dinoneck.data.listed_images import is_yaml
 from dinoneck.data.pairs import Pairing
 from dinoneck.data.table import Table
 from dinoneck.detection.evaluation import NAME_SEGMENTS, BoxModel, HeadModel
@@ -54,8 +55,9 @@ def evaluate(
         images: their folder; for boxes None = that of the COCO file; for a folder None = those in
             the truth.
         truth: a table (CSV or DataFrame) with the columns of the predictions, numbers or classes; a
-            folder of masks, or of images and masks; a folder of class folders; a COCO file of
-            boxes, or of masks for instances; or ``(folder, file)`` of panoptic segments.
+            folder of masks, or of images and masks; a folder of class folders; a COCO file or a
+            ``data.yaml`` of boxes, or of masks for instances; for boxes also a folder of VOC; or
+            ``(folder, file)`` of panoptic segments.
         group: columns of the table; intervals resample the images of a group together. None = every
             image is its own.
         image_column: the table's column of file names.
@@ -232,10 +234,10 @@ def _predictors_among(models: Mapping[str, HeadModel | BoxModel]) -> dict[str, H
 
 
 def _is_of_objects(truth: Any) -> bool:
-    """Whether the truth is a COCO file, or the folder and the file of panoptic segments."""
+    """Whether the truth is a file of objects, or the folder and the file of panoptic segments."""
     if isinstance(truth, list | tuple):
         return True
-    return is_json(truth)
+    return is_json(truth) or (isinstance(truth, str | os.PathLike) and is_yaml(truth))
 
 
 def _is_of_labels(truth: Any, predictors: Mapping[str, HeadModel]) -> bool:

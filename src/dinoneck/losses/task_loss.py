@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dinoneck.configured import Configured
 from dinoneck.errors import ConfigError, ShapeError
+from dinoneck.kinds import OBJECTS
 from dinoneck.losses.composition import Composition, CompositionLoss, TensorsByTask
 from dinoneck.losses.mask import MicroBatchOfObjects, centre_loss, mask_loss
 from dinoneck.losses.masked import (
@@ -30,7 +31,7 @@ from dinoneck.losses.masked import (
     vector_errors,
     weighted_difference,
 )
-from dinoneck.tasks import CLASSES, MAP, MASKS, OBJECTS, Kind, Task, check_tasks, has_direction
+from dinoneck.tasks import CLASSES, MAP, MASKS, Kind, Task, check_tasks, has_direction
 from dinoneck.text import did_you_mean
 
 LOG_VARIANCE_BOUND = 12.0  # weights between 3e-6 and 8e4

@@ -391,7 +391,8 @@ class InstancesDataConfig(PreparationConfig, frozen=True, kw_only=True):
     """Images with objects or segments, and how they are prepared; one of the two files is named.
 
     Attributes:
-        instances: COCO file of objects with masks, for heads that predict each object.
+        instances: COCO file of objects with masks, or data.yaml of YOLO with polygons, for heads
+            that predict each object.
         panoptic: folder of PNG files and COCO file of panoptic segments, for heads that predict
             them.
         size: image size in pixels, HEIGHTxWIDTH or one number; None = their own.
@@ -432,8 +433,9 @@ class BoxesDataConfig(ImagesConfig, frozen=True, kw_only=True):
     """Images with boxes.
 
     Attributes:
-        boxes: COCO file of boxes, for detectors.
-        val_boxes: COCO file of held-out images; None = one image in folds.count of boxes.
+        boxes: COCO file of boxes, data.yaml of YOLO or folder Annotations of VOC, for detectors.
+        val_boxes: the same of held-out images; None = the part val of boxes, or one image in
+            folds.count.
         val_images: folder of the held-out images; None = as images.
         size: size in pixels to which images are stretched, HEIGHTxWIDTH or one number; without
             one it is 640x640, or that of the RF-DETR that init names.

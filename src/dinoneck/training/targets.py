@@ -12,8 +12,9 @@ from torch import Tensor
 
 from dinoneck.data.arrays import as_array, check_words
 from dinoneck.errors import DataError
+from dinoneck.kinds import OBJECTS
 from dinoneck.losses.task_loss import TaskLoss
-from dinoneck.tasks import OBJECTS, Task, has_direction
+from dinoneck.tasks import Task, has_direction
 from dinoneck.text import counted, some_of
 from dinoneck.training.samples import MatchedSamples, Samples, Targets, Tensors, is_none
 

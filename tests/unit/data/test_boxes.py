@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import colorsys
-import gc
-import logging
-import math
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.refusals.data import many
 from tests.unit.data.box_samples import HEIGHT, WIDTH, content, write
 from torchvision import tv_tensors
 
@@ -123,82 +119,51 @@ def test_the_original_is_not_transformed(tmp_path: Path) -> None:
     assert boxes.tolist() == [[0, 0, 40, 30], [5.25, 6, 12.25, 14]]
 
 
-def bbox_of_first(bbox: list[float]) -> Change:
-    """Give the first object another box."""
-    return lambda content: content["annotations"][0].update(bbox=bbox)
-
-
-@pytest.mark.parametrize(
-    ("bbox", "reason"),
-    [
-        pytest.param([5, 5, math.inf, 10], "not finite", id="not finite"),
-        pytest.param([5, 5, 0.5, 10], "too small", id="too small"),
-        pytest.param([39.5, 5, 5, 10], "outside", id="outside"),
-    ],
-)
-def test_boxes_that_show_nothing_are_left_out_and_counted(
-    bbox: list[float], reason: str, tmp_path: Path
-) -> None:
-    data = made(tmp_path, bbox_of_first(bbox))
-
-    assert data.skipped == {reason: 1}
-    assert data.clipped == 0
-    assert data[0][1]["labels"].tolist() == [0]
-
-
-def test_a_box_over_the_edge_is_cut_and_counted(tmp_path: Path) -> None:
-    data = made(tmp_path, bbox_of_first([-5, 20, 15, 40]))
-
-    assert data.clipped == 1
-    assert data.skipped == {}
-    assert data[0][1]["boxes"][0].tolist() == [0, 20, 10, 30]
-
-
-def make_crowd_and_stray(content: dict[str, Any]) -> None:
-    """Mark the first object as a crowd region, and give the second one an image that is not listed."""
+def make_crowd(content: dict[str, Any]) -> None:
+    """Mark the first object as a crowd region."""
     content["annotations"][0]["iscrowd"] = 1
-    content["annotations"][1]["image_id"] = 99
 
 
-def test_crowds_and_boxes_of_unknown_images_are_left_out_and_counted(tmp_path: Path) -> None:
-    data = made(tmp_path, make_crowd_and_stray)
+def test_a_crowd_region_is_no_object_and_is_counted(tmp_path: Path) -> None:
+    data = made(tmp_path, make_crowd)
 
-    assert data.skipped == {"crowd": 1, "unknown image": 1}
-    assert data.without_boxes == 2
-    assert data[0][1]["labels"].tolist() == []
+    assert data.num_crowds == 1
+    assert data[0][1]["labels"].tolist() == [0]
+    assert data.numbers == {10: 1, 11: 2, 12: 0}
 
 
-def test_what_is_left_out_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING, "dinoneck"):
-        made(tmp_path, make_crowd_and_stray)
+def test_crowds_may_be_read_as_objects(tmp_path: Path) -> None:
+    data = made(tmp_path, make_crowd, crowd="objects")
 
-    assert "boxes left out: 1 unknown image (of 4)" in caplog.text
-    assert "1 of 4 objects are marked iscrowd=1" in caplog.text
+    assert data.num_crowds == 0
+    assert data.numbers[10] == 2
 
 
 def test_the_ground_truth_holds_crowds(tmp_path: Path) -> None:
-    data = made(tmp_path, make_crowd_and_stray)
+    data = made(tmp_path, make_crowd)
 
     annotations = data.ground_truth()["annotations"]
 
-    assert [annotation["id"] for annotation in annotations] == [1, 2, 3]
-    assert [annotation["iscrowd"] for annotation in annotations] == [1, 0, 0]
+    assert [annotation["id"] for annotation in annotations] == [1, 2, 3, 4]
+    assert [annotation["iscrowd"] for annotation in annotations] == [1, 0, 0, 0]
     assert [annotation["bbox"] for annotation in annotations] == [
         [2, 3, 10, 8],
+        [20, 10, 12, 12.5],
         [0, 0, 40, 30],
         [5.25, 6, 7, 8],
     ]
 
 
 def test_a_part_of_a_dataset_has_the_images_that_are_taken(tmp_path: Path) -> None:
-    data = made(tmp_path, make_crowd_and_stray)
+    data = made(tmp_path, make_crowd)
 
     part = data.take([2, 0])
 
     assert part.ids == (12, 10)
-    assert part.without_boxes == 2
+    assert part.without_boxes == 1
+    assert part.sizes == [(HEIGHT, WIDTH)] * 2
     assert len(data) == 3
-    [annotation] = part.ground_truth()["annotations"]
+    [annotation, _] = part.ground_truth()["annotations"]
     assert annotation["image_id"] == 10
 
 
@@ -237,134 +202,6 @@ def test_images_are_found(images: str, given: str | None, tmp_path: Path) -> Non
     assert data.paths[0] == tmp_path / images / "0.png"
     pixels = np.asarray(Image.open(tmp_path / images / "0.png"))
     assert np.array_equal(data[0][0].permute(1, 2, 0).numpy(), pixels)
-
-
-def test_the_same_image_beside_the_json_and_in_images_is_read_beside_it(tmp_path: Path) -> None:
-    file = write(tmp_path, content())
-    write(tmp_path / "images", content())
-
-    assert BoxImages(file).paths[1] == tmp_path / "1.png"
-
-
-@pytest.fixture
-def file_with_two_images(tmp_path: Path) -> Path:
-    """A JSON file beside an image, of whose name there is another one in images."""
-    file = write(tmp_path, content())
-    write(tmp_path / "images", content())
-    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "images" / "1.png")
-    return file
-
-
-def test_an_image_beside_the_json_and_another_one_in_images_are_refused(
-    file_with_two_images: Path,
-) -> None:
-    folder = file_with_two_images.parent
-
-    with pytest.raises(DataError) as error:
-        BoxImages(file_with_two_images)
-
-    expected = f"names 1.png, which may be {folder}/1.png or {folder}/images/1.png"
-    assert expected in str(error.value)
-
-
-@pytest.mark.parametrize("images", [".", "images"])
-def test_the_given_folder_tells_which_of_two_images_is_read(
-    images: str, file_with_two_images: Path
-) -> None:
-    folder = file_with_two_images.parent / images
-
-    data = BoxImages(file_with_two_images, folder)
-
-    assert data.paths[1] == folder / "1.png"
-
-
-def test_a_file_that_is_listed_under_two_ids_is_refused(tmp_path: Path) -> None:
-    """As two exports that are joined list it."""
-    twice = content()
-    twice["images"].append({**twice["images"][0], "id": 99})
-    twice["annotations"][1]["image_id"] = 99
-    file = write(tmp_path, twice)
-
-    with pytest.raises(DataError) as error:
-        BoxImages(file)
-
-    expected = "the file_name '0.png' stands more than once; list each file once"
-    assert expected in str(error.value)
-
-
-def test_a_file_that_is_listed_once_has_all_its_boxes(tmp_path: Path) -> None:
-    """The remedy for a file that is listed twice."""
-    assert made(tmp_path).numbers[10] == 2
-
-
-OF_MASK_FOLDERS = pytest.mark.parametrize(
-    ("masks", "images"),
-    [
-        pytest.param("labels", "images", id="labels"),
-        pytest.param("Masks_train2017", "train_images", id="masks of a part"),
-    ],
-)
-
-
-def write_masks_and_images(root: Path, masks: str, images: str) -> Path:
-    """A JSON file beside files that seem to be masks of the images in another folder."""
-    file = write(root / masks, content())
-    write(root / "unused", content(), root / images)
-    (root / images / "0.png").rename(root / images / "0.JPG")
-    return file
-
-
-@pytest.mark.parametrize("masks", ["labels", "Masks_train2017"])
-def test_images_in_a_folder_of_masks_alone_are_read(masks: str, tmp_path: Path) -> None:
-    file = write(tmp_path / masks, content())
-
-    assert BoxImages(file).paths[0] == tmp_path / masks / "0.png"
-
-
-@OF_MASK_FOLDERS
-def test_masks_beside_the_json_are_no_images(masks: str, images: str, tmp_path: Path) -> None:
-    file = write_masks_and_images(tmp_path, masks, images)
-
-    with pytest.raises(DataError) as error:
-        BoxImages(file)
-
-    mask = tmp_path / masks / "0.png"
-    image = tmp_path / images / "0.JPG"
-    assert f"names 0.png: {mask} seems to be the mask of {image}" in str(error.value)
-
-
-@OF_MASK_FOLDERS
-def test_a_given_folder_of_masks_is_read(masks: str, images: str, tmp_path: Path) -> None:
-    file = write_masks_and_images(tmp_path, masks, images)
-
-    assert BoxImages(file, tmp_path / masks).paths[0] == tmp_path / masks / "0.png"
-
-
-WHOLE_IMAGE_ROUNDED = [[1.0, 1.0 - i / 64, 41.0, 31.0] for i in range(30)]
-ONE_OF_TEN_OVER_THE_EDGE = [
-    *([2.0 + i / 8, 4.0, 12.0, 29.0] for i in range(6)),
-    *([2.0 + i / 8, 4.0, 12.0, 20.0] for i in range(54)),
-]
-
-
-@pytest.mark.parametrize(
-    "bboxes",
-    [
-        pytest.param([[10.0, 5.0, 35.0, 26.0]], id="a single box over the edge"),
-        pytest.param(ONE_OF_TEN_OVER_THE_EDGE, id="the edge cuts one of ten"),
-        pytest.param(WHOLE_IMAGE_ROUNDED, id="the whole image, rounded"),
-        pytest.param(
-            [[25.0, 20.0, 40.0, 30.0], [20.0, 20.0, 38.0, 28.0]], id="two that the edge cuts"
-        ),
-    ],
-)
-def test_boxes_that_may_be_right_are_kept(tmp_path: Path, bboxes: list[list[float]]) -> None:
-    """In an image of 40x30 px (width x height)."""
-    data = many(*bboxes)(tmp_path)
-
-    _, target = data[0]
-
-    assert len(target["labels"]) == len(bboxes)
 
 
 def runs_down_columns(mask: np.ndarray[Any, Any]) -> list[int]:
@@ -725,10 +562,6 @@ def test_a_dataset_travels_to_worker_processes(tmp_path: Path) -> None:
         assert torch.equal(target["labels"], expected_target["labels"])
 
 
-# Without masks, and Python's garbage collector
-# ------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "read",
     [
@@ -743,17 +576,3 @@ def test_masks_that_were_not_read_are_refused_with_the_option(
 
     with pytest.raises(DataError, match="the masks were not read; make the dataset with masks="):
         read(data)
-
-
-@pytest.mark.parametrize("is_enabled", [True, False], ids=["enabled", "disabled"])
-def test_reading_leaves_the_garbage_collector_as_it_was(is_enabled: bool, tmp_path: Path) -> None:
-    file = write(tmp_path, content())
-    was_enabled = gc.isenabled()
-    try:
-        gc.enable() if is_enabled else gc.disable()
-
-        BoxImages(file)
-
-        assert gc.isenabled() is is_enabled
-    finally:
-        gc.enable() if was_enabled else gc.disable()

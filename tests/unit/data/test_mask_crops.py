@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
+from msgspec import Raw
 from tests.unit.data.coco_run_lengths import run_lengths_of
 
-from dinoneck.data.segmentations import RunLengths, crop_mask, decode
+from dinoneck.data.segmentations import Mask, crop_mask, decode, read_mask
 
 pytest.importorskip("pycocotools", reason="needs dinoneck[masks]")
 
@@ -16,8 +18,14 @@ SIZE = (30, 40)
 RECTANGLE = [5.0, 6.0, 12.0, 6.0, 12.0, 20.0, 5.0, 20.0]
 
 
-def run_lengths(mask: np.ndarray[Any, Any]) -> RunLengths:
-    return RunLengths(size=mask.shape, counts=run_lengths_of(mask))
+def read(segmentation: Any) -> Mask:
+    mask = read_mask(Raw(msgspec.json.encode(segmentation)), SIZE, "annotations[0]")
+    assert mask is not None
+    return mask
+
+
+def run_lengths(mask: np.ndarray[Any, Any]) -> dict[str, Any]:
+    return {"size": SIZE, "counts": run_lengths_of(mask)}
 
 
 def mask_of(*rectangles: tuple[int, int, int, int]) -> np.ndarray[Any, Any]:
@@ -42,21 +50,22 @@ def mask_of(*rectangles: tuple[int, int, int, int]) -> np.ndarray[Any, Any]:
     ],
 )
 def test_a_crop_holds_the_pixels_of_the_mask(shape: Any) -> None:
-    mask = decode(shape, *SIZE)
+    encoded = read(shape)
+    mask = decode(encoded)
     rows, cols = mask.nonzero()
     top = rows.min()
     bottom = rows.max() + 1
     left = cols.min()
     right = cols.max() + 1
 
-    crop = crop_mask(shape, *SIZE)
+    crop = crop_mask(encoded)
 
     assert (crop.top, crop.left) == (top, left)
     np.testing.assert_array_equal(crop.pixels, mask[top:bottom, left:right] > 0)
 
 
 def test_the_crop_of_an_empty_mask_has_no_pixels() -> None:
-    crop = crop_mask(run_lengths(mask_of()), *SIZE)
+    crop = crop_mask(read(run_lengths(mask_of())))
 
     assert crop.pixels.shape == (0, 0)
 
@@ -66,10 +75,10 @@ def test_random_polygons_are_cropped_as_they_are_decoded(seed: int) -> None:
     rng = np.random.default_rng(seed)
     corners = int(rng.integers(3, 8))
     polygon = rng.uniform(-5, 45, 2 * corners).tolist()
-    shape = [polygon]
-    mask = decode(shape, *SIZE)
+    encoded = read([polygon])
+    mask = decode(encoded)
 
-    crop = crop_mask(shape, *SIZE)
+    crop = crop_mask(encoded)
 
     rebuilt = np.zeros(SIZE, np.uint8)
     height, width = crop.pixels.shape

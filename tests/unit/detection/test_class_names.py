@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import io
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -193,9 +192,7 @@ def detector(data: Any, classes: tuple[str, ...]) -> Any:
     )
 
 
-def test_classes_that_the_file_does_not_list_count_for_nothing(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_classes_that_the_file_does_not_list_count_for_nothing(tmp_path: Path) -> None:
     whole = BoxImages(write(tmp_path, IDS), classes=NAMES)
     model = detector(whole, NAMES)
     part = tmp_path / "part.json"
@@ -205,47 +202,18 @@ def test_classes_that_the_file_does_not_list_count_for_nothing(
         entry for entry in content["annotations"] if entry["category_id"] != IDS["bug"]
     ]
     part.write_text(json.dumps(content))
-    with caplog.at_level(logging.WARNING):
-        scores = evaluate_boxes(model, part)
+    scores = evaluate_boxes(model, part)
     assert scores["per_class"]["bug"] == {"AP": None, "AP50": None}
     assert scores["per_class"]["seed"]["AP"] == pytest.approx(1.0)
     assert (scores["AP"], scores["F1"]) == pytest.approx((1.0, 1.0)), "bugs are not false boxes"
-    assert "lists no category 'bug'" in caplog.text
 
 
-@pytest.mark.parametrize(
-    ("written", "message"),
-    [
-        ({"leaf": 4, "beetle": 9, "stone": 1, "seed": 2}, "has no category 'bug'"),
-        ({"tree": 4, "house": 9}, "has none of the classes, such as 'leaf'"),
-        ({"leaf": 4, "Bug": 9, "bug ": 1, "stone": 3, "seed": 2}, "has no category 'bug'"),
-    ],
-    ids=["a class is called otherwise", "none of the classes", "two spellings of one class"],
-)
-def test_a_file_whose_classes_may_be_those_of_the_model_is_refused(
-    tmp_path: Path, written: dict[str, int], message: str
-) -> None:
-    file = write(tmp_path, written)
+def test_a_file_without_any_of_the_classes_is_refused(tmp_path: Path) -> None:
+    file = write(tmp_path, {"tree": 4, "house": 9})
     model: Any = argparse.Namespace(classes=NAMES, preprocess=Preprocessing())
-    with pytest.raises(DataError, match=message):
+
+    with pytest.raises(DataError, match=r"'leaf'.*house, tree|'leaf'.*tree, house"):
         evaluate_boxes(model, file)
-
-
-def test_names_are_compared_without_case_and_blanks_where_they_differ(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    whole = BoxImages(write(tmp_path, IDS), classes=NAMES)
-    model = detector(whole, NAMES)
-    content = json.loads(whole.file.read_text())
-    for entry in content["categories"]:
-        entry["name"] = {"leaf": "Leaf", "seed": " SEED"}.get(entry["name"], entry["name"])
-    other = tmp_path / "other.json"
-    other.write_text(json.dumps(content))
-    with caplog.at_level(logging.WARNING):
-        scores = evaluate_boxes(model, other)
-    assert list(scores["per_class"]) == list(NAMES)
-    assert scores["AP"] == pytest.approx(1.0)
-    assert "'leaf' is 'Leaf', 'seed' is ' SEED'" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -262,9 +230,7 @@ def test_names_are_compared_without_case_and_blanks_where_they_differ(
         pytest.param("cafe\u0301", id="listed as a letter and its accent"),
     ],
 )
-def test_an_accent_is_spelled_in_one_way(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, listed: str, named: str
-) -> None:
+def test_an_accent_is_spelled_in_one_way(tmp_path: Path, listed: str, named: str) -> None:
     file = write(tmp_path, {"leaf": 5})
     content = json.loads(file.read_text())
     content["categories"].append({"id": 8, "name": listed})
@@ -274,7 +240,6 @@ def test_an_accent_is_spelled_in_one_way(
 
     assert data.classes == ("leaf", "caf\u00e9")
     assert data.category_ids == (5, 8)
-    assert "compared without case" not in caplog.text
 
 
 def test_one_class_in_two_spellings_of_an_accent_is_named_twice(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests import kit
 from tests.unit.detection import coloured_boxes
 
 from dinoneck import ConfigError, DataError
@@ -15,7 +16,6 @@ from dinoneck.data import BoxImages
 from dinoneck.detection.objects import train_instances
 from dinoneck.detection.training import open_images
 from dinoneck.training import TrainConfig, TrainDetectorConfig, TrainInstancesConfig
-from dinoneck.training.run import Trainer
 
 pytest.importorskip("pycocotools", reason="needs dinoneck[detection]")
 # pycocotools 2.0.11 with NumPy 2
@@ -57,7 +57,7 @@ def test_a_detector_is_not_trained_on_crowd_regions_alone(tmp_path: Path) -> Non
     with pytest.raises(DataError) as refused:
         open_images(detector_config(file))
 
-    assert "5 of 5 objects are marked iscrowd=1" in str(refused.value)
+    assert "all 5 objects are marked iscrowd=1" in str(refused.value)
     assert "set iscrowd to 0" in str(refused.value)
     assert "--crowd objects" in str(refused.value)
 
@@ -87,53 +87,9 @@ def test_held_out_boxes_are_read_like_those_that_are_trained_on(tmp_path: Path) 
 def test_instances_are_not_trained_on_crowd_regions_alone(tmp_path: Path) -> None:
     file = written(tmp_path / "data", crowd=5, masks=True)
 
-    with pytest.raises(DataError, match="5 of 5 objects are marked iscrowd=1"):
+    with pytest.raises(DataError, match="all 5 objects are marked iscrowd=1"):
         train_instances(mask_config(file), tmp_path / "run")
     assert not (tmp_path / "run").exists()
-
-
-def test_some_crowd_regions_are_counted_of_how_many(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    file = written(tmp_path, crowd=2)
-
-    with caplog.at_level(logging.WARNING, "dinoneck"):
-        train, val = open_images(detector_config(file))
-
-    assert sum(train.numbers.values()) + sum(val.numbers.values()) == 3
-    assert "2 of 5 objects are marked iscrowd=1" in caplog.text
-
-
-@pytest.mark.parametrize("noun", ["box", "object"])
-def test_a_class_without_an_example_is_named_with_the_classes_to_choose(
-    noun: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    file = written(tmp_path, crowd=0, masks=noun == "object")
-    content = json.loads(file.read_text())
-    content["categories"].append({"id": 0, "name": "coloured things"})
-    file.write_text(json.dumps(content))
-    data = BoxImages(file, masks=noun == "object")
-
-    with caplog.at_level(logging.WARNING, "dinoneck"):
-        data.check_trainable(noun)
-
-    [line] = caplog.messages
-    assert f"boxes.json: no {noun} of the class 'coloured things'" in line
-    assert "--classes red blue" in line
-
-
-def test_the_empty_class_is_named_before_a_detector_is_trained(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    file = written(tmp_path, crowd=0)
-    content = json.loads(file.read_text())
-    content["categories"].append({"id": 0, "name": "root"})
-    file.write_text(json.dumps(content))
-
-    with caplog.at_level(logging.WARNING, "dinoneck"):
-        open_images(detector_config(file))
-
-    assert "no box of the class 'root'" in caplog.text
 
 
 def test_a_file_without_an_object_is_refused_with_what_was_left_out(tmp_path: Path) -> None:
@@ -148,7 +104,7 @@ def test_a_file_without_an_object_is_refused_with_what_was_left_out(tmp_path: Pa
     with pytest.raises(DataError) as refused:
         without.check_trainable("box")
 
-    assert "none of the 3 images has a box: 0 objects of the classes blue" in str(refused.value)
+    assert "none of the 3 images has one box of the classes blue" in str(refused.value)
     assert "left out: 3 other class" in str(refused.value)
 
 
@@ -175,24 +131,6 @@ def test_a_record_without_crowd_equals_those_of_earlier_versions(tmp_path: Path)
     assert detector_config(file, crowd="objects").to_dict()["data"]["crowd"] == "objects"
 
 
-def test_a_class_whose_boxes_are_all_held_out_is_named_before_training(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    file = written(tmp_path, crowd=0)
-    _, val = open_images(detector_config(file))
-    content = json.loads(file.read_text())
-    content["categories"].append({"id": 9, "name": "root"})
-    rare = {"id": 99, "image_id": val.ids[0], "category_id": 9, "bbox": [3, 4, 20, 10]}
-    content["annotations"].append(rare)
-    file.write_text(json.dumps(content))
-
-    with caplog.at_level(logging.WARNING, "dinoneck"):
-        open_images(detector_config(file))
-
-    [line] = caplog.messages
-    assert "the images that are trained on have no box of the class 'root' (1 held out)" in line
-
-
 def test_boxes_that_are_all_held_out_are_refused(tmp_path: Path) -> None:
     file = written(tmp_path, crowd=0)
     _, val = open_images(detector_config(file))
@@ -205,28 +143,7 @@ def test_boxes_that_are_all_held_out_are_refused(tmp_path: Path) -> None:
         open_images(detector_config(file))
 
 
-def test_a_class_whose_objects_are_all_in_one_fold_is_named_before_training(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = written(tmp_path / "data", crowd=0, masks=True)
-    content = json.loads(file.read_text())
-    content["categories"].append({"id": 9, "name": "root"})
-    outline = [[3, 4, 23, 4, 23, 14, 3, 14]]
-    rare = {"id": 99, "image_id": content["images"][0]["id"], "category_id": 9}
-    content["annotations"].append({**rare, "bbox": [3, 4, 20, 10], "segmentation": outline})
-    file.write_text(json.dumps(content))
-    monkeypatch.setattr(Trainer, "train", lambda self, resume: {})
-
-    with caplog.at_level(logging.WARNING, "dinoneck"):
-        train_instances(mask_config(file), tmp_path / "run")
-
-    lines = [line for line in caplog.messages if "held out" in line]
-    assert len(lines) == 1
-    assert "the training images of fold" in lines[0]
-    assert "no object of the class 'root' (1 held out)" in lines[0]
-
-
-def test_held_out_boxes_may_lack_a_class(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_held_out_boxes_may_lack_a_class(tmp_path: Path) -> None:
     file = written(tmp_path / "train", crowd=0)
     held_out = written(tmp_path / "val", crowd=0)
     content = json.loads(held_out.read_text())
@@ -237,36 +154,43 @@ def test_held_out_boxes_may_lack_a_class(tmp_path: Path, caplog: pytest.LogCaptu
     held_out.write_text(json.dumps(content))
     config = detector_config(file, val_boxes=str(held_out), val_images=str(held_out.parent))
 
-    with caplog.at_level(logging.WARNING, "dinoneck"):
-        train, val = open_images(config)
+    train, val = open_images(config)
 
     assert val.classes == train.classes
     assert val.class_counts[dropped["name"]] == 0
-    assert f"lists no category {dropped['name']!r}" in caplog.text
 
 
-@pytest.mark.parametrize(
-    ("folds", "count"), [pytest.param(2, 1, id="folds"), pytest.param(1, 0, id="no fold")]
-)
-def test_changed_copies_of_objects_are_counted_where_folds_are_drawn(
-    folds: int,
-    count: int,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    file = written(tmp_path / "data", crowd=0, masks=True)
-    content = json.loads(file.read_text())
-    content["images"][1]["file_name"] = "0_flip.png"
-    (file.parent / "1.png").rename(file.parent / "0_flip.png")
-    file.write_text(json.dumps(content))
-    monkeypatch.setattr(Trainer, "train", lambda self, resume: {})
-    config = mask_config(file)
-    config = config.changed(folds=config.folds.changed(count=folds))
+def yolo_config(root: Path, **values: Any) -> TrainDetectorConfig:
+    """A data.yaml with two training images and one held-out image of one box each."""
+    for name in ("train/a", "train/b", "val/c"):
+        kit.write_images(root / "images", [f"{name}.png"], height=96, width=128)
+        label = root / "labels" / f"{name}.txt"
+        label.parent.mkdir(parents=True, exist_ok=True)
+        label.write_text("0 0.5 0.5 0.25 0.25\n")
+    file = root / "data.yaml"
+    file.write_text("train: images/train\nval: images/val\nnames: [red]\n")
+    return detector_config(file, **values)
+
+
+def test_the_held_out_part_of_a_yaml_file_is_held_out(tmp_path: Path) -> None:
+    train, val = open_images(yolo_config(tmp_path))
+
+    assert [path.name for path in train.paths] == ["a.png", "b.png"]
+    assert [path.name for path in val.paths] == ["c.png"]
+    assert train.class_counts == {"red": 2}
+
+
+def test_held_out_images_that_are_named_twice_are_refused(tmp_path: Path) -> None:
+    other = written(tmp_path / "other", crowd=0)
+
+    with pytest.raises(ConfigError, match="boxes.json.*data.yaml.*--val-boxes"):
+        open_images(yolo_config(tmp_path, val_boxes=str(other)))
+
+
+def test_nothing_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = written(tmp_path, crowd=2)
 
     with caplog.at_level(logging.WARNING, "dinoneck"):
-        train_instances(config, tmp_path / "run")
+        open_images(detector_config(file))
 
-    lines = [line for line in caplog.messages if "changed copies" in line]
-    assert len(lines) == count
-    assert all(f"such as {file.parent}/0_flip.png of {file.parent}/0.png" in x for x in lines)
+    assert not caplog.messages

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from dinoneck.images.vector_tiffs import read_vectors
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tests import kit
@@ -27,7 +28,6 @@ from dinoneck import (
     load_published,
 )
 from dinoneck.cli.main import main
-from dinoneck.images.vector_tiffs import read_vectors
 from dinoneck.published import PublishedHead, table
 from dinoneck.published.loading import translate
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dinoneck.images.vector_tiffs import encode_vectors, is_vector_tiff, read_vectors
 from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from tests import kit
@@ -17,7 +18,6 @@ from tests import kit
 from dinoneck import Task
 from dinoneck.data import Preprocessing
 from dinoneck.errors import DataError
-from dinoneck.images.vector_tiffs import encode_vectors, is_vector_tiff, read_vectors
 from dinoneck.viz import ReportEntry, html_report, overlay_panel, write_maps
 from dinoneck.viz.style import NODATA, normal_colours
 
