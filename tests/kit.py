@@ -14,6 +14,7 @@ import json
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -216,3 +217,13 @@ def without(*packages: str) -> Iterator[None]:
         for name in packages:
             patch.setitem(sys.modules, name, None)
         yield
+
+
+def read_bands(path: Path) -> np.ndarray:
+    """Return all bands (K, H, W) of a TIFF; skips the test without rasterio."""
+    rasterio = pytest.importorskip("rasterio")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        with rasterio.open(path) as file:
+            bands: np.ndarray = file.read()
+    return bands

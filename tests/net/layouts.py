@@ -163,6 +163,8 @@ def scenes(root: Path) -> None:
 
 SCENE_IDS = [f"training/ADE_train_0000000{i}.jpg" for i in range(3)]
 SCENE_IDS += ["validation/ADE_val_00000000.jpg"]
+# below the folder that is named
+SCENE_IDS_BELOW_IMAGES = [f"images/{name}" for name in SCENE_IDS]
 
 
 # Objects
@@ -574,7 +576,7 @@ CASES = [
         scenes,
         lambda root: readers.training(root, {"images": "./ADE", "classes": ["a", "b", "c"]}),
         {
-            "ids": SCENE_IDS,
+            "ids": SCENE_IDS_BELOW_IMAGES,
             "folds": ["training"] * 3 + ["validation"],
             "held out": "validation",
             "kind of segmentation": "segmentation",

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from dinoneck.images.vector_tiffs import encode_vectors
 from PIL import Image
 from tests import kit
 
@@ -24,6 +23,7 @@ from dinoneck import (
 )
 from dinoneck.data import read_table
 from dinoneck.tasks import Interval
+from dinoneck.viz import write_maps
 
 NAMES = ["a.png", "b.png", "c.png", "d.png"]
 
@@ -163,7 +163,7 @@ def test_masks_beside_the_images_of_a_folder_are_its_truth(tmp_path: Path) -> No
     head = kit.randomised(DenseHead(64, [Task("cover", dim=2, kind="segmentation")], hidden_dim=4))
     model = Predictor(head, kit.backbone())
 
-    report = evaluate(model, None, both)
+    report = evaluate(model, both, both, mask_suffix="_mask")
 
     assert report["scores"]["cover"]["head"]["images"] == 4
     assert report["scores"] == evaluate(model, apart, masks)["scores"]
@@ -198,7 +198,7 @@ def test_options_of_masks_of_classes_are_refused_for_normals(images: Path) -> No
     normals = Task("normals", kind="dense", dim=3, activation="unit")
     model = Predictor(DenseHead(64, [normals], hidden_dim=4), kit.backbone())
     for name in NAMES:
-        (images / f"{name}.tif").write_bytes(encode_vectors(np.zeros((3, *kit.SIZE), np.float32)))
+        write_maps(images, name, {"normals": np.zeros((3, *kit.SIZE), np.float32)}, [normals])
     truth = table(file=[f"{name}.tif" for name in NAMES])
 
     with pytest.raises(ConfigError, match=r"nodata is \[255\], which is of masks of classes"):

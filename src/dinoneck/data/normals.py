@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from dinoneck.data.labels import batch, cell_sums
 from dinoneck.errors import DataError
 from dinoneck.images.decoding import as_list, read_stated_orientation
-from dinoneck.images.orientation import turn_components
+from dinoneck.images.orientation import stated_orientation, turn_components
 from dinoneck.images.preprocessing import Preprocessing, on_canvas
 from dinoneck.images.rasters import read_label
 
@@ -123,7 +124,7 @@ def _read_all(labels: Any, image_sizes: Sequence[Sequence[int]] | None) -> Itera
 
 def _read_normals(label: Any, size: Sequence[int] | None, number: int) -> Tensor:
     """The normals (3, H, W) of one label, upright and of length 1; NaN where none is known."""
-    orientation = read_stated_orientation(label)
+    orientation = _orientation_of(label, number)
     raster = read_label(label, size, number)
     if raster.values.shape[2] != _BANDS or raster.palette is not None:
         raise DataError(
@@ -136,6 +137,18 @@ def _read_normals(label: Any, size: Sequence[int] | None, number: int) -> Tensor
     # the pixels are upright already
     vectors = torch.from_numpy(turn_components(values.numpy(), orientation))
     return _checked(vectors, is_hidden, raster.name)
+
+
+def _orientation_of(label: Any, number: int) -> int:
+    """The EXIF orientation by which the pixels of a label are turned, and its vectors are to be."""
+    if not isinstance(label, Image.Image):
+        return read_stated_orientation(label)
+    if label.format == "TIFF":
+        raise DataError(
+            f"label {number} is a PIL image of a TIFF, of which Pillow turns the pixels and forgets how; "
+            "pass its path"
+        )
+    return stated_orientation(label)
 
 
 def _decode(values: Array, name: str) -> tuple[Tensor, Tensor]:

@@ -67,8 +67,9 @@ class LabelRaster:
                 )
             numbers.append(self.nodata)
         marked = np.zeros(self.values.shape[:2], bool)
-        for number in numbers:
-            marked |= (self.values == float(number)).any(axis=2)
+        with np.errstate(over="ignore"):  # the lowest float64 is -inf in float32, as GDAL writes it
+            for number in numbers:
+                marked |= (self.values == float(number)).any(axis=2)
         if self.values.dtype.kind == "f":
             marked |= np.isnan(self.values).any(axis=2)
         if self.is_hidden is not None:

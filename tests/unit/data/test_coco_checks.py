@@ -73,9 +73,10 @@ def test_a_crowd_region_around_an_object_is_not_the_object_twice(tmp_path: Path)
     assert not data.skipped
 
 
-def test_one_box_with_two_classes_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"annotations\[0\].*'red'.*annotations\[1\].*'blue'"):
-        made(tmp_path, GOOD, GOOD | {"category_id": 2})
+def test_one_box_with_two_classes_is_two_objects(tmp_path: Path) -> None:
+    data = made(tmp_path, GOOD, GOOD | {"category_id": 2})
+
+    assert data.corners(0).tolist() == [[2, 2, 8, 8]] * 2
 
 
 @pytest.mark.parametrize(

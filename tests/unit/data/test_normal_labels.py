@@ -194,20 +194,20 @@ def mirrored_tiff(folder: Path) -> Path:
     return path
 
 
-def test_the_vectors_of_a_pil_image_of_a_tiff_are_mirrored_as_those_of_its_file(
-    tmp_path: Path,
-) -> None:
-    path = mirrored_tiff(tmp_path)
+def test_the_vectors_of_a_pil_image_are_mirrored_as_those_of_its_file(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = 2
+    path = tmp_path / "a.png"
+    Image.fromarray(as_colours(normals() * (-1, 1, 1))).save(path, exif=exif)
     of_file, _ = NormalLabels().cells([path], Preprocessing(16))
     of_image, _ = NormalLabels().cells([Image.open(path)], Preprocessing(16))
     assert degrees(of_file[0, :, 1, 1], LEANING) < 0.5
     assert torch.equal(of_image, of_file)
 
 
-def test_a_pil_image_of_a_tiff_that_is_loaded_already_is_refused(tmp_path: Path) -> None:
-    image = Image.open(mirrored_tiff(tmp_path))
-    image.load()
-    with pytest.raises(DataError, match="is of a TIFF that is loaded already"):
+def test_a_pil_image_of_a_tiff_is_refused(tmp_path: Path) -> None:
+    refused = pytest.raises(DataError, match="a PIL image of a TIFF.* pass its path")
+    with Image.open(mirrored_tiff(tmp_path)) as image, refused:
         NormalLabels().cells([image], Preprocessing(16))
 
 

@@ -167,13 +167,6 @@ def two_images(folder: Path, pngs: tuple[str, str]) -> Path:
     return file
 
 
-def test_one_png_of_two_images_is_refused(tmp_path: Path) -> None:
-    file = two_images(tmp_path, ("a.png", "a.png"))
-
-    with pytest.raises(DataError, match="'a.png'"):
-        PanopticImages(file, tmp_path)
-
-
 # Pictures of other kinds in the place of colours
 # ------------------------------------------------------------------------------------------------
 

@@ -93,13 +93,13 @@ def test_large_jpegs_are_decoded_at_a_smaller_scale(
     from dinoneck.data import sheet
 
     sizes = []
-    from_pil = sheet.from_pil
+    decode = sheet.decode
 
     def spy(image: Image.Image, name: str, bits: int | None) -> object:
         sizes.append(image.size)
-        return from_pil(image, name, bits)
+        return decode(image, name, bits)
 
-    monkeypatch.setattr(sheet, "from_pil", spy)
+    monkeypatch.setattr(sheet, "decode", spy)
     Image.new("RGB", (4000, 3000)).save(tmp_path / "a.jpg")
     tile = _tile(Sample(tmp_path / "a.jpg", "a"), None)
     assert sizes == [(1000, 750)]

@@ -52,15 +52,6 @@ def test_the_paths_of_a_relative_folder_are_relative(
     assert rows[2]["image"] == str(Path("plots", "deep", "c.png"))
 
 
-def test_masks_beside_the_images_of_a_folder_are_no_images(
-    predictor: Predictor, tmp_path: Path
-) -> None:
-    kit.write_images(tmp_path / "images", ["0.png", "1.png"], *kit.SIZE)
-    kit.write_images(tmp_path / "masks", ["0.png", "1.png"], *kit.SIZE)
-    rows = predictor(tmp_path)
-    assert [Path(row["image"]).parent.name for row in rows] == ["images", "images"]
-
-
 def test_the_rows_of_a_folder_hold_maps_in_the_pixels_of_their_images(
     tiny: Backbone, folder: Path
 ) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from dinoneck.images.vector_tiffs import read_vectors
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tests import kit
@@ -263,7 +262,7 @@ def test_one_file_is_enough_for_a_prediction(
     assert files
     [line] = (tmp_path / "out.csv").read_text().splitlines()[1:]
     if task == "normals":
-        normals, _ = read_vectors(files[0])
+        normals = kit.read_bands(files[0])
         assert normals.shape == (3, *SIDES)
         assert np.allclose(np.square(normals).sum(axis=0), 1.0, atol=1e-5)
     else:

@@ -134,14 +134,6 @@ def test_one_bad_image_refuses_the_request_and_is_named(service: Service) -> Non
     assert "empty.jpg" in reply.json()["error"]
 
 
-def test_the_preview_of_an_uploaded_raw_file_is_refused(service: Service) -> None:
-    raw = io.BytesIO()
-    Image.open(io.BytesIO(SMALL)).convert("RGB").save(raw, "TIFF", tiffinfo={254: 1})
-    reply = service.predict(("raw.tif", raw.getvalue()))
-    assert reply.status == 422
-    assert "'raw.tif': the file begins with a reduced picture" in reply.json()["error"]
-
-
 def test_maps_come_as_lists_or_as_images(service: Service, head: Path) -> None:
     expected = Predictor(head)(Image.open(io.BytesIO(SMALL)), maps="patch")[0]["maps"]["mass"]
     lists = service.predict(("a.png", SMALL), query="?maps=lists").json()["images"][0]["maps"][

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from dinoneck.images.vector_tiffs import read_vectors
 from PIL import Image
 from tests import kit
 from torch import Tensor
@@ -193,7 +192,7 @@ def test_predict_writes_maps_and_asks_for_a_folder_of_them(
     written = kit.cli(*words, "--maps", tmp_path / "maps", "--overlay", tmp_path / "pictures")
     assert written.code == 0
     assert (tmp_path / "names.csv").read_text().split() == ["image", str(image)]
-    vectors, _ = read_vectors(tmp_path / "maps" / "0.tif")
+    vectors = kit.read_bands(tmp_path / "maps" / "0.tif")
     assert np.allclose(np.linalg.norm(vectors, axis=0), 1.0, atol=1e-6)
     assert (tmp_path / "pictures" / "0.jpg").is_file()
 
