@@ -205,7 +205,7 @@ CASES = [
     PublicCase(
         "08_instance_id_masks", "16 bits", "refused", mask_classes("ids16"), ["24006"], "0.4"
     ),
-    PublicCase("09_heic_in_class_folders", "folders", "shown", left_out, (8, 10), "0.5"),
+    PublicCase("09_heic_in_class_folders", "folders", "shown", left_out, (8, 11), "0.5"),
     PublicCase(
         "10_twelve_bits_in_sixteen",
         "a hot pixel",
@@ -310,7 +310,7 @@ CASES = [
     ),
     PublicCase("23_same_box_twice", "boxes", "shown", counts("objects.json"), {"block": 6}),
     *(
-        PublicCase("24_float_tiffs", f"image {name}", "refused", size(name), [name])
+        PublicCase("24_float_tiffs", f"image {name}", "right", size(name), [30, 40], "0.5")
         for name in ("double.tif", "half.tif", "three_bands.tif")
     ),
 ]

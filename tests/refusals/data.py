@@ -475,10 +475,5 @@ ROWS: list[Row] = [
     (without_pandas, ImportError, "dinoneck[train]"),
     (mask_without_pycocotools, ImportError, "dinoneck[masks]"),
     (thousand_objects, DataError, ("0.png", "1000")),
-    (
-        lambda: read_pixels(np.full((4, 6), 4095, np.uint16)),
-        DataError,
-        ("4095", "65535"),
-    ),
     (picture("large.png", header_of_png(20_000, 20_000)), DataError, ("large.png", "178956970")),
 ]

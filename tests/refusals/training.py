@@ -264,7 +264,7 @@ RUNS: list[tuple[dict[str, Any], type[Exception], str | tuple[str, ...]]] = [
         ConfigError,
         ("data.label_kind", "data.labels"),
     ),
-    ({"data": {"views": 2}}, ConfigError, "images.views"),
+    ({"data": {"views": 2}}, ConfigError, "data.views"),
     ({"data": {"boxes": "b.json"}}, ConfigError, ("'b.json'", "train_detector")),
     ({"data": {"instances": "b.json"}}, ConfigError, ("data.instances", "train_instances")),
     ({"data": {"targets": ["height"]}}, DataError, "'04.png'"),

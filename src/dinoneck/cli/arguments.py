@@ -488,9 +488,7 @@ def check_can_be_written(option: str, path: Path) -> None:
 
 
 def list_images(paths: Sequence[Path], *, skip_unusable: bool = False) -> list[Path]:
-    """Return images, and those in folders with their subfolders; a warning counts what is left out.
-
-    Masks beside images and files of formats that dinoneck does not read are left out.
+    """Return images, and those in folders with their subfolders; a line counts what else is in a folder.
 
     Args:
         paths: images and folders.
@@ -501,7 +499,8 @@ def list_images(paths: Sequence[Path], *, skip_unusable: bool = False) -> list[P
         ConfigError: if there are none, or a head file or a table is among them.
         DataError: if one does not exist, a folder holds no images, or a name is not Unicode.
     """
-    from dinoneck.data.names import check_any_pictures, check_encodable, list_pictures
+    from dinoneck.data.names import check_any_pictures, check_encodable, list_files
+    from dinoneck.progress import announce
 
     if not paths:
         raise ConfigError(NO_IMAGES)
@@ -522,12 +521,17 @@ def list_images(paths: Sequence[Path], *, skip_unusable: bool = False) -> list[P
                 f"{path} is a {path.suffix} file, not an image; name images, or the folder that they "
                 "are in"
             )
-    pictures_by_path = list_pictures(paths)
-    for path, pictures in pictures_by_path.items():
-        check_any_pictures(path, pictures)
-    files = []
+    files: list[Path] = []
     for path in paths:
-        files += pictures_by_path[path]
+        if not path.is_dir():
+            files.append(path)
+            continue
+        listing = list_files(path)
+        check_any_pictures(path, listing.files)
+        files += listing.files
+        if listing.left_out:
+            counts = ", ".join(f"{count} {words}" for words, count in listing.left_out.items())
+            announce(f"{path}: left out: {counts}")
     for file in files:
         check_encodable(file, file)
     return files

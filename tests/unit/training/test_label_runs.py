@@ -476,7 +476,7 @@ def test_true_and_false_are_trained_on_and_evaluated_as_1_and_0(
     ("words", "message"),
     [
         (["--multilabel", "all"], "the label 'all' of target 'all' is on all of 40 images"),
-        (["--multilabel", "crak"], "multilabel names 'crak', and "),
+        (["--multilabel", "crak"], "multilabel names 'crak', which the folder "),
         (["--multilabel", "crack", "--subfolders", "classes"], "data.subfolders is 'classes', and"),
         (["--multilabel", "crack", "--group", "wall"], "folds.group is ('wall',), and needs"),
         (["--multilabel", "missing.json"], "missing.json"),
