@@ -19,32 +19,34 @@ _OBJECTS_OF_A_CLASS = (
     "unit/detection/test_panoptic.py::test_pixels_hold_the_class_and_the_number_of_their_object"
 )
 
-_CLASSES = "unit/data/test_masks.py::"
+_CLASSES = "unit/data/test_mask_classes.py::"
 
 MASKS = [
     Mutant(
         sentence="255 beside other classes is a class.",
-        where="data.masks:_unlabelled_values",
+        where="data.masks:mask_classes",
         edit=replace("(WHITE,)", by="()"),
         tests=[f"{_CLASSES}test_classes_are_decided_over_all_masks"],
     ),
     Mutant(
         sentence="Pixels of 255 weigh in patches though they are unlabelled.",
-        where="data.labels:_ValueCells.of_classes",
-        edit=never("classes.unlabelled_values and self.weight_without_white is not None"),
+        where="data.labels:read_class_cells",
+        edit=never("_classes.unlabelled_values and self.weight_without_white is not None"),
         tests=[f"{_CLASSES}test_cells_of_one_reading_are_those_of_the_decided_classes"],
     ),
     Mutant(
         sentence="Red and blue of class colours are exchanged.",
         where="data.masks:color_number",
-        edit=replace("(red << 16) + (green << 8) + blue", by="(blue << 16) + (green << 8) + red"),
+        edit=replace(
+            "(_red << 16) + (_green << 8) + _blue", by="(_blue << 16) + (_green << 8) + _red"
+        ),
         tests=[f"{_CLASSES}test_nodata_of_masks_of_colours_is_a_grey_level"],
     ),
     Mutant(
         sentence="Every method reads the truth of a map again.",
         where="training.scored:MapTarget.compare",
         edit=replace(
-            "self.terms(truth, of_method)", by="self.terms(self.read_pixels(row), of_method)"
+            "self.terms(_truth, _of_method)", by="self.terms(self.read_pixels(row), _of_method)"
         ),
         tests=[
             "unit/training/test_masks.py::"
@@ -179,7 +181,7 @@ MASKS = [
     ),
     Mutant(
         sentence="Crowd regions are background.",
-        where="data.coco:ObjectMap.ids_of_objects",
+        where="data.listed_images:ObjectMap.ids_of_objects",
         edit=replace("_ids[_row] = -_first", by="_ids[_row] = 0"),
         tests=[_OBJECTS],
     ),
@@ -200,13 +202,13 @@ MASKS = [
     ),
     Mutant(
         sentence="Stuff is counted as objects.",
-        where="data.coco:ListedImages.numbers",
+        where="data.listed_images:ListedImages.numbers",
         edit=replace("_entry.is_crowd or _entry.label in self.stuff", by="_entry.is_crowd"),
         tests=[_OBJECTS_OF_STUFF],
     ),
     Mutant(
         sentence="All things of a class are one.",
-        where="data.coco:ObjectMap.ids_of_objects",
+        where="data.listed_images:ObjectMap.ids_of_objects",
         edit=replace("_counts[_entry.label] += 1", by="_counts[_entry.label] *= 1"),
         tests=[_OBJECTS_OF_A_CLASS],
     ),

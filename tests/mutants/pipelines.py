@@ -222,8 +222,8 @@ PIPELINES = [
         sentence="Pixels without a label count as 0 in the mean of their cell.",
         where="data.labels:DenseLabels.cells",
         edit=replace(
-            "_weight = _sums(_valid, preprocess)",
-            by="_weight = _sums(torch.ones_like(_valid), preprocess)",
+            "_weight = cell_sums(_valid, _recipe)",
+            by="_weight = cell_sums(torch.ones_like(_valid), _recipe)",
         ),
         tests=["unit/data/test_labels.py::test_nodata_weighs_nothing_through_an_area_resize"],
     ),
@@ -235,18 +235,11 @@ PIPELINES = [
     ),
     Mutant(
         sentence="Two masks may give one index of their palettes two colours.",
-        where="data.label_sets:PaletteCheck.add",
-        edit=replace("used.of_index.items()", by="{}.items()"),
-        tests=["unit/data/test_label_sets.py::test_an_index_of_two_colours_is_refused"],
-    ),
-    Mutant(
-        sentence="A map of heights in metres makes a class of each metre.",
-        where="data.label_sets:reason_for_numbers",
-        edit=replace("_file.is_gradual or _file.has_many_values()", by="_file.has_many_values()"),
-        tests=[
-            "unit/data/test_label_sets.py"
-            "::test_whole_numbers_that_change_from_pixel_to_pixel_are_no_classes"
-        ],
+        where="data.masks:mask_classes",
+        edit=replace(
+            "_first.setdefault(_index, (_colour, _file.name))", by="(_colour, _file.name)"
+        ),
+        tests=["unit/data/test_mask_classes.py::test_an_index_with_two_colours_is_refused"],
     ),
     Mutant(
         sentence="An image without a labelled pixel is trained on.",

@@ -10,7 +10,7 @@ import posixpath
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -145,14 +145,6 @@ def check_folder(folder: Path) -> None:
         raise DataError(f"{folder} is a file; expected a folder")
 
 
-def list_pictures(paths: Iterable[Path]) -> dict[Path, list[Path]]:
-    """Return path -> images: those below a folder, sorted, or the file itself."""
-    pictures = {}
-    for path in paths:
-        pictures[path] = image_files(path) if path.is_dir() else [path]
-    return pictures
-
-
 def list_folder(folder: Path) -> list[Path]:
     """Return the images below a folder.
 
@@ -241,11 +233,6 @@ def find_files(names: Sequence[Any], folder: PathLike | None, what: str) -> list
         found = _find_others(names, found, root, what)
     _check_each_its_own(names, found, what)
     return found
-
-
-def check_files(names: Sequence[Any], folder: PathLike, what: str) -> None:
-    """Raise the errors of :func:`find_files`."""
-    find_files(names, folder, what)
 
 
 def _as_written(name: Any, root: Path, what: str) -> Path | None:

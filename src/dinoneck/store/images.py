@@ -13,7 +13,7 @@ from pathlib import Path
 from torch import Tensor
 from tqdm import tqdm
 
-from dinoneck.data.names import check_encodable, list_pictures
+from dinoneck.data.names import check_encodable, image_files
 from dinoneck.errors import DataError, DinoneckError, StoreError
 from dinoneck.grid import patch_pair
 from dinoneck.images.content import hash_of
@@ -48,8 +48,7 @@ def image_ids(
 
     Args:
         paths: images and folders, which are searched to the bottom for names that end in a
-            picture's suffix; masks beside images are left out. A file that is listed several times
-            counts once.
+            picture's suffix. A file that is listed several times counts once.
         root: what ids are relative to; None: the one folder given, else the nearest folder that
             holds all images.
 
@@ -58,10 +57,9 @@ def image_ids(
     """
     listed = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     tops = [Path(os.path.abspath(path)) for path in listed]  # noqa: PTH100 - resolve() would follow links
-    pictures = list_pictures(tops)
     unique_files: dict[Path, None] = {}
     for top in tops:
-        unique_files |= dict.fromkeys(pictures[top])
+        unique_files |= dict.fromkeys(image_files(top) if top.is_dir() else [top])
     files = list(unique_files)
     if not files:
         raise DataError(
