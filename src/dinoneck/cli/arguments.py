@@ -499,7 +499,8 @@ def list_images(paths: Sequence[Path], *, skip_unusable: bool = False) -> list[P
         ConfigError: if there are none, or a head file or a table is among them.
         DataError: if one does not exist, a folder holds no images, or a name is not Unicode.
     """
-    from dinoneck.data.names import check_any_pictures, check_encodable, list_files
+    from dinoneck.data.listing import check_any_pictures, list_files
+    from dinoneck.data.names import check_encodable
     from dinoneck.progress import announce
 
     if not paths:
@@ -552,7 +553,7 @@ def check_exist(paths: Iterable[Path | None]) -> None:
 
 def warn_of_picture_among_images(picture: Path, images: Sequence[Path]) -> None:
     """Warn that a picture was written into a folder of images, of which it is one from now on."""
-    from dinoneck.data.names import SUFFIXES
+    from dinoneck.data.listing import SUFFIXES
 
     if picture.suffix.lower() not in SUFFIXES:
         return

@@ -27,7 +27,7 @@ from dinoneck.cli.truth import (
 from dinoneck.data.cells import csv_text
 from dinoneck.data.columns import DecimalMark
 from dinoneck.data.folders import Subfolders
-from dinoneck.data.names import SUFFIXES
+from dinoneck.data.listing import SUFFIXES
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.extras import is_installed
 from dinoneck.kinds import Runtime, TileSize

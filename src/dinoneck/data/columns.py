@@ -81,12 +81,12 @@ class Column:
         return not filled or not all(is_with_other_mark)
 
 
-def decimal_mark(columns: Sequence[Column], separator: str) -> DecimalMark:
-    """Return the decimal mark of a file: a point, or in one that ``;`` separates, what its numbers have.
+def decimal_mark(columns: Sequence[Column], separator: str | None) -> DecimalMark:
+    """Return the decimal mark of a table: a point, or in one that ``;`` separates, what its numbers have.
 
     Args:
         columns: those that may hold numbers.
-        separator: between the cells of the file.
+        separator: between the cells of a CSV file; None = it is none.
 
     Raises:
         DataError: if some of the numbers have a comma and others a point.

@@ -171,4 +171,4 @@ def check_header(
 def check_has_rows(name: str, num_rows: int) -> None:
     """Raise a DataError for a table without rows."""
     if not num_rows:
-        raise DataError(f"{name} has no rows below its header")
+        raise DataError(f"{name} has no rows")

@@ -13,16 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from dinoneck.data.cells import FOLD, IMAGES, LABELS, PathLike, composed
-from dinoneck.data.names import (
+from dinoneck.data.listing import (
     MASK_SUFFIXES,
     SUFFIXES,
     check_any_pictures,
-    check_encodable,
     check_folder,
     identity_of,
-    image_files,
     list_files,
 )
+from dinoneck.data.names import check_encodable
 from dinoneck.data.pairs import DEFAULT_PAIRING, Pairing, pair_files
 from dinoneck.errors import DataError
 from dinoneck.text import counted, some_of
@@ -193,7 +192,7 @@ def read_images_and_masks(
 def check_has_labels(content: Content) -> None:
     """Reject a folder of images alone, or without images."""
     if content.kind == "images":
-        check_any_pictures(content.images, image_files(content.images))
+        check_any_pictures(content.images, list_files(content.images).files)
         raise DataError(
             f"{content.images} holds images, without class folders and masks; expected two class "
             "folders, images/ and masks/, or a table (--csv)"

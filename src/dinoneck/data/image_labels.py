@@ -8,13 +8,15 @@ from __future__ import annotations
 import filecmp
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from dinoneck.data.cells import IMAGES, OWN_COLUMNS, PathLike, composed
 from dinoneck.data.coco import CocoBox, read_coco
 from dinoneck.data.folders import LEFT_OUT
-from dinoneck.data.names import check_encodable, find_files, identity_of, list_files
+from dinoneck.data.listing import identity_of, list_files
+from dinoneck.data.names import check_encodable, find_files
 from dinoneck.errors import DataError
 from dinoneck.text import did_you_mean, some_of
 
@@ -97,8 +99,11 @@ def read_coco_labels(
     labels_of: dict[object, set[str]] = {image.id: set() for image in coco.images}
     for annotation in coco.annotations:
         labels_of[annotation.image_id].add(categories[annotation.category_id])
-    files = find_files([image.file_name for image in coco.images], images, f"images of {path}")
-    file_of = dict(zip((image.file_name for image in coco.images), files, strict=True))
+    file_names = [image.file_name for image in coco.images]
+    files: list[Any] = list(file_names)
+    if images is not None:
+        files = find_files(file_names, images, f"images of {path}")
+    file_of = dict(zip(file_names, files, strict=True))
     labels_of_file = {}
     for image in coco.images:
         labels_of_file[image.file_name] = labels_of[image.id]

@@ -12,7 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dinoneck.data.cells import composed
-from dinoneck.data.names import MASK_SUFFIXES, SUFFIXES, check_any_pictures, list_files
+from dinoneck.data.listing import (
+    MASK_SUFFIXES,
+    SUFFIXES,
+    check_any_pictures,
+    check_folder,
+    identity_of,
+    list_files,
+)
 from dinoneck.errors import DataError
 from dinoneck.text import counted, some_of
 
@@ -26,8 +33,8 @@ class Pairing:
     """How masks are chosen.
 
     Attributes:
-        mask_suffix: what the name of a mask has more than that of its image, before the suffix of
-            the file; None = whatever all masks have more.
+        mask_suffix: the ending, such as ``_mask``, by which the name of a mask is longer than that of
+            its image; ``.png`` does not belong to it. None = the ending that all masks share.
         skip_unpaired: leave out what has no partner, instead of raising an error.
     """
 
@@ -66,12 +73,15 @@ def pair_files(images: Path, masks: Path, pairing: Pairing) -> Pairs:
         DataError: naming images without a mask, masks without an image, two files that differ in
             their suffix alone, or the folder that holds nothing.
     """
-    if images == masks and pairing.mask_suffix is None:
+    check_folder(images)
+    check_folder(masks)
+    is_one_folder = identity_of(images) == identity_of(masks)
+    if is_one_folder and pairing.mask_suffix is None:
         raise DataError(
             f"images and masks are both in {images}; state what the names of masks have more "
             "(--mask-suffix _mask), or put the masks into a folder of their own"
         )
-    if images == masks:
+    if is_one_folder:
         image_of, mask_of, left_out = _list_one_folder(images, str(pairing.mask_suffix))
     else:
         image_of, mask_of, left_out = _list_two_folders(images, masks, pairing.mask_suffix)
@@ -187,7 +197,11 @@ def _check_none_unpaired(
 def _cuts(
     image_names: Collection[str], mask_names: Collection[str], *, has_suffix: bool
 ) -> tuple[Cut, Cut]:
-    """What is taken off the images and off the masks: of all choices the first that pairs most."""
+    """What is taken off the images and off the masks: of all choices the first that pairs most.
+
+    ``0_sat`` and ``0_mask`` pair by their endings, ``img_0`` and ``mask_0`` by their beginnings, which
+    may be a folder; an ending and a beginning are not both taken off.
+    """
     best = None
     most = 0
     for cut_image, cut_mask in _choices(image_names, mask_names, has_suffix=has_suffix):
@@ -207,7 +221,11 @@ def _cuts(
 def _choices(
     image_names: Collection[str], mask_names: Collection[str], *, has_suffix: bool
 ) -> Iterator[tuple[Cut, Cut]]:
-    """Nothing, endings, and beginnings; the ending of masks is known where it is stated."""
+    """Nothing, endings, and beginnings.
+
+    With a ``mask_suffix`` the ending of masks is off already, and images may have one too:
+    ``_leftImg8bit`` beside ``_gtFine_labelIds``.
+    """
     mask_endings = [""] if has_suffix else _endings(mask_names)
     for image_ending in _endings(image_names):
         for mask_ending in mask_endings:

@@ -14,7 +14,7 @@ The index holds the images' ids: file names as text. The columns are
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from numbers import Real
@@ -50,6 +50,7 @@ from dinoneck.data.columns import (
     read_numbers,
 )
 from dinoneck.data.csv_files import check_has_rows, check_header, read_csv_file
+from dinoneck.data.listing import MASK_SUFFIXES, SUFFIXES
 from dinoneck.data.names import find_files
 from dinoneck.data.table import LABEL_NAMES
 from dinoneck.errors import ConfigError, DataError
@@ -62,8 +63,6 @@ except ImportError as error:
     raise missing_extra("pandas", "train") from error
 
 Names = Sequence[str] | str
-_PARQUET = ".parquet"
-_XLSX = ".xlsx"
 
 
 def read_table(
@@ -93,7 +92,9 @@ def read_table(
         source: a pandas DataFrame; a CSV file: UTF-8 (UTF-16 with a byte order mark), header row,
             ``,``, ``;`` or tab between the cells; or a Parquet or XLSX file (its first sheet),
             which pandas' own engines read.
-        images: the folder that file names are relative to; None = files are not looked for.
+        images: the folder that file names are relative to, see
+            :func:`dinoneck.data.names.find_files`; None = files are not looked for. The command
+            ``train`` passes the table's folder where no other is named.
         targets: columns with the values to predict.
         auxiliary: columns that only help training.
         group: columns whose equal values belong in one fold.
@@ -139,7 +140,7 @@ def read_table(
             if name not in classes and name not in multilabel and name not in indicators
         ]
         decimal = decimal_mark(may_be_numbers, sheet.separator)
-    elif not sheet.is_csv:
+    elif sheet.separator is None:
         raise ConfigError(
             f"decimal is {decimal!r}, and {sheet.name} is no CSV file, whose numbers have a decimal "
             "mark; leave it out"
@@ -192,11 +193,13 @@ def read_cells(
     """
     if isinstance(source, pd.DataFrame):
         return source
-    if _is_csv(source):
+    read = _reader_of(source)
+    if read is None:
         file = read_csv_file(source, columns, image_column)
         texts = [cell_texts(row) for row in file.rows]
         return pd.DataFrame(texts, columns=file.header, dtype=object)
-    cells = _read_frame(source)
+    cells = _read_frame(source, read)
+    check_has_rows(str(source), len(cells))
     check_header(str(source), [str(label) for label in cells.columns], columns, image_column)
     return cells
 
@@ -245,8 +248,7 @@ class _Sheet:
         files: the file name of each row, or an image in memory.
         cells: column -> its cells, as text or values of a DataFrame.
         categories: categorical column of a DataFrame -> its categories.
-        is_csv: whether it is a CSV file.
-        separator: between the cells of a CSV file.
+        separator: between the cells of a CSV file; None = it is none.
     """
 
     name: str
@@ -254,16 +256,16 @@ class _Sheet:
     files: list[Any]
     cells: Mapping[str, Sequence[Any]]
     categories: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-    is_csv: bool = False
-    separator: str = ","
+    separator: str | None = None
 
 
 def _open(source: Any, columns: Sequence[str], image_column: str) -> _Sheet:
     """Return the sheet of a table that has these columns."""
     if isinstance(source, pd.DataFrame):
         return _sheet_of_frame(FRAME_NAME, source, columns, image_column)
-    if not _is_csv(source):
-        return _sheet_of_frame(str(source), _read_frame(source), columns, image_column)
+    read = _reader_of(source)
+    if read is not None:
+        return _sheet_of_frame(str(source), _read_frame(source, read), columns, image_column)
     file = read_csv_file(source, (image_column, *columns), image_column)
     names = file.column(image_column)
     ids = cell_texts(names)
@@ -273,13 +275,27 @@ def _open(source: Any, columns: Sequence[str], image_column: str) -> _Sheet:
         ids=ids,
         files=names,
         cells={column: file.column(column) for column in columns},
-        is_csv=True,
         separator=file.separator,
     )
 
 
-def _is_csv(source: Any) -> bool:
-    """Whether a file of a table is no Parquet or XLSX file by its suffix.
+def _read_xlsx(path: PathLike) -> pd.DataFrame:
+    """The cells of the first sheet of a workbook as text, without blank rows."""
+    # without a header pandas renames no column that has the name of another
+    rows = pd.read_excel(path, header=None, dtype=str, keep_default_na=False, engine="openpyxl")
+    texts = [cell_texts(row) for row in rows.itertuples(index=False)]
+    filled = [row for row in texts if any(row)]
+    header = filled[0] if filled else []
+    return pd.DataFrame(filled[1:], columns=header, dtype=object)
+
+
+_Reader = Callable[[PathLike], pd.DataFrame]
+_READERS: Mapping[str, _Reader] = {".parquet": pd.read_parquet, ".xlsx": _read_xlsx}
+"""Suffix of a file -> what reads it; all other files are CSV."""
+
+
+def _reader_of(source: Any) -> _Reader | None:
+    """What reads the file of a table; None = it is CSV.
 
     Raises:
         DataError: for what is no path.
@@ -289,29 +305,17 @@ def _is_csv(source: Any) -> bool:
             f"a table is {type(source).__name__}; expected a pandas DataFrame, or the path of a CSV, "
             "Parquet or XLSX file"
         )
-    return Path(source).suffix.lower() not in (_PARQUET, _XLSX)
+    return _READERS.get(Path(source).suffix.lower())
 
 
-def _read_frame(path: PathLike) -> pd.DataFrame:
-    """The cells of a Parquet or XLSX file."""
+def _read_frame(path: PathLike, read: _Reader) -> pd.DataFrame:
+    """The cells of a file that is no CSV."""
     if not Path(path).is_file():
         raise DataError(f"{path} does not exist; check the name")
     try:
-        if Path(path).suffix.lower() == _PARQUET:
-            return pd.read_parquet(path)
-        return _read_xlsx(path)
+        return read(path)
     except (OSError, ValueError, KeyError, BadZipFile) as error:
         raise DataError(f"{path} cannot be read: {reason_of(error)}") from error
-
-
-def _read_xlsx(path: PathLike) -> pd.DataFrame:
-    """The cells of the first sheet of a workbook as text, without blank rows."""
-    # without a header pandas renames no column that has the name of another
-    rows = pd.read_excel(path, header=None, dtype=str, keep_default_na=False, engine="openpyxl")
-    texts = [cell_texts(row) for row in rows.itertuples(index=False)]
-    filled = [row for row in texts if any(row)]
-    check_has_rows(str(path), len(filled[1:]))
-    return pd.DataFrame(filled[1:], columns=filled[0], dtype=object)
 
 
 def _sheet_of_frame(
@@ -388,10 +392,12 @@ def _joined(columns: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def _files_of(names: Sequence[Any], folder: PathLike | None, what: str) -> list[Any]:
+def _files_of(
+    names: Sequence[Any], folder: PathLike | None, what: str, suffixes: Collection[str] = SUFFIXES
+) -> list[Any]:
     """Return the file of each name; images in memory as they are. Without a folder none is looked for."""
     if folder is not None:
-        return find_files(names, folder, what)
+        return find_files(names, folder, what, suffixes)
     files: list[Any] = []
     for name in names:
         if isinstance(name, str):
@@ -417,7 +423,7 @@ def _read_masks(sheet: _Sheet, column: str, images: PathLike | None) -> list[Any
             f"{sheet.name}: all cells of {column!r} are empty; fill some in, or leave it out"
         )
     names = [masks[row] for row in rows]
-    files = _files_of(names, images, f"labels named in {sheet.name}")
+    files = _files_of(names, images, f"labels named in {sheet.name}", MASK_SUFFIXES)
     for row, file in zip(rows, files, strict=True):
         masks[row] = file
     return masks
@@ -425,10 +431,15 @@ def _read_masks(sheet: _Sheet, column: str, images: PathLike | None) -> list[Any
 
 def _check_no_images(masks: Sequence[Any], images: Sequence[Any], name: str) -> None:
     """Refuse a dense label that is the file of an image."""
-    image_files = {image for image in images if isinstance(image, Path)}
+    image_files = {_absolute(image) for image in images if isinstance(image, Path)}
     for mask in masks:
-        if isinstance(mask, Path) and mask in image_files:
+        if isinstance(mask, Path) and _absolute(mask) in image_files:
             raise DataError(
                 f"{name}: {mask} is an image of the table, and a label of one; expected two files: "
                 "write names with their folders, such as masks/0.png"
             )
+
+
+def _absolute(path: Path) -> str:
+    """A path by which a file is compared: ``a/../b`` is ``b``."""
+    return os.path.abspath(path)  # noqa: PTH100 - links are not followed

@@ -14,7 +14,7 @@ from xml.etree.ElementTree import Element
 from dinoneck.atomic import read_regular
 from dinoneck.data.cells import PathLike, check_unique, composed, number_of
 from dinoneck.data.coco import ClassName, Coco, CocoBox, CocoCategory, CocoImage, Listed
-from dinoneck.data.names import list_folder
+from dinoneck.data.listing import images_below
 from dinoneck.errors import DataError
 from dinoneck.text import reason_of, some_of
 
@@ -109,7 +109,7 @@ def _image_folder(folder: Path, images: PathLike | None) -> Path:
 def _images_by_stem(folder: Path) -> dict[str, list[Path]]:
     """Name without the suffix -> images below a folder."""
     images_of: dict[str, list[Path]] = {}
-    for image in list_folder(folder):
+    for image in images_below(folder):
         images_of.setdefault(composed(image.stem), []).append(image)
     return images_of
 

@@ -19,7 +19,8 @@ from msgspec import Raw
 from dinoneck.atomic import read_regular
 from dinoneck.data.cells import PathLike, check_unique, composed, number_of
 from dinoneck.data.coco import ClassName, Coco, CocoBox, CocoCategory, CocoImage, Listed
-from dinoneck.data.names import find_files, is_absolute, list_folder
+from dinoneck.data.listing import images_below
+from dinoneck.data.names import find_files, is_absolute
 from dinoneck.data.segmentations import polygon_extent
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.images.pixels import in_threads, read_header
@@ -77,7 +78,7 @@ def read_yolo(file: Path, images: PathLike | None, part: str) -> Listed[CocoBox]
         place = _find_place(name, roots, file)
         if place.is_dir():
             folders.append(place)
-            paths += list_folder(place)
+            paths += images_below(place)
         else:
             paths += _read_list(place, file.parent)
     label_files = [_label_file_of(path) for path in paths]

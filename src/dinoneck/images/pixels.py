@@ -252,7 +252,10 @@ def read_by_rasterio(path: Path, bits: int | None) -> Array | None:
             f"{path} has {counted(storage.bands, 'band')}, and does not say that the last is alpha; "
             "expected grey or RGB: state the bands to use, such as bands=(1, 2, 3), or write a file of them"
         )
-    return _unit_bands(read_all_bands(path, storage)[:colours], storage, str(path), bits)
+    values = read_all_bands(path, storage)[:colours]
+    if storage.is_white_zero:
+        values = values.dtype.type((1 << storage.bits) - 1) - values
+    return _unit_bands(values, storage, str(path), bits)
 
 
 def read_all_bands(path: Path, storage: Storage) -> Array:

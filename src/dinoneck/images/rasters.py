@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -154,10 +155,10 @@ def _read_file(path: Path) -> LabelRaster:
 def _from_npy(path: Path) -> LabelRaster:
     try:
         with open_regular(path) as file:
-            array = np.load(file, allow_pickle=False)  # noqa: TID251
+            array = np.lib.format.read_array(file, allow_pickle=False)
     except FileNotFoundError:
         raise DataError(f"there is no label {path}; check the folder and the file name") from None
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, TokenError) as error:  # the last one of a damaged header
         raise DataError(
             f"label {path} cannot be read: {reason_of(error)}; expected one array of numbers, as "
             "np.save writes it"
@@ -216,6 +217,7 @@ def _from_pil(image: Image.Image, name: str) -> LabelRaster:
 
 
 def _numbers_of(image: Image.Image, name: str) -> LabelRaster:
+    """The numbers that Pillow decodes."""
     if image.format not in (None, *_FORMATS):
         raise DataError(
             f"{name} is a {image.format} picture; labels are PNG, TIFF, BMP, GIF or .npy files, which "

@@ -297,7 +297,7 @@ def _number(tags: ImageFileDirectory_v2, tag: int, default: int) -> int:
 
 
 def read_bands(path: Path, storage: Storage, noun: str, orientation: int | None = None) -> Array:
-    """Return all bands (K, H, W) as they are stored, upright, by rasterio; white is the largest number.
+    """Return all bands (K, H, W) as they are stored, upright, by rasterio.
 
     Args:
         path: a TIFF or PNG file.
@@ -331,8 +331,6 @@ def read_bands(path: Path, storage: Storage, noun: str, orientation: int | None 
         raise DataError(
             f"{noun} {path} cannot be decoded: {reason_of(error)}; check its name or replace it"
         ) from error
-    if storage.is_white_zero:
-        bands = bands.dtype.type((1 << storage.bits) - 1) - bands
     return turn(bands, storage.orientation if orientation is None else orientation)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from dinoneck.data.names import list_folder
+from dinoneck.data.listing import images_below
 from dinoneck.errors import DataError
 from dinoneck.images.decoding import ImageInput, as_list, is_one_image
 from dinoneck.runtime.names import IMAGE, check_row_names
@@ -47,7 +47,7 @@ class CalledImages:
             )
         folder = _folder_at(images)
         if folder is not None:
-            return cls(list_folder(folder), folder)
+            return cls(images_below(folder), folder)
         image_list = as_list(images)
         for number, image in enumerate(image_list):
             if _folder_at(image) is not None:

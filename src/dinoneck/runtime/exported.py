@@ -16,7 +16,7 @@ from PIL import Image
 from dinoneck.atomic import read_regular
 from dinoneck.checks import check_minimum
 from dinoneck.codec import normal
-from dinoneck.data.names import list_folder
+from dinoneck.data.listing import images_below
 from dinoneck.errors import CheckpointError, ConfigError, DataError
 from dinoneck.images.pixels import Picture, in_threads
 from dinoneck.images.recipe import ImageRecipe, Size
@@ -969,7 +969,7 @@ def _list_images(images: Any) -> tuple[list[Any], bool]:
     """
     is_path = isinstance(images, str | os.PathLike)
     if is_path and os.path.isdir(images):  # noqa: PTH112 - never raises
-        return list_folder(Path(images)), True
+        return images_below(Path(images)), True
     is_one_array = isinstance(images, np.ndarray) and images.ndim != 4
     if is_path or is_one_array or isinstance(images, Image.Image):
         return [images], False

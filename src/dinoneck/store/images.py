@@ -13,7 +13,8 @@ from pathlib import Path
 from torch import Tensor
 from tqdm import tqdm
 
-from dinoneck.data.names import check_encodable, image_files
+from dinoneck.data.listing import list_files
+from dinoneck.data.names import check_encodable
 from dinoneck.errors import DataError, DinoneckError, StoreError
 from dinoneck.grid import patch_pair
 from dinoneck.images.content import hash_of
@@ -59,7 +60,7 @@ def image_ids(
     tops = [Path(os.path.abspath(path)) for path in listed]  # noqa: PTH100 - resolve() would follow links
     unique_files: dict[Path, None] = {}
     for top in tops:
-        unique_files |= dict.fromkeys(image_files(top) if top.is_dir() else [top])
+        unique_files |= dict.fromkeys(list_files(top).files if top.is_dir() else [top])
     files = list(unique_files)
     if not files:
         raise DataError(

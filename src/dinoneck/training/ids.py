@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from dinoneck.data.arrays import by_id, class_codes
-from dinoneck.data.names import SUFFIXES
+from dinoneck.data.listing import SUFFIXES
 from dinoneck.errors import DataError
 from dinoneck.text import counted, some_of
 

@@ -159,14 +159,14 @@ def test_boxes_of_a_coco_file_count_as_labels(tmp_path: Path) -> None:
     box = {"id": 1, "image_id": 1, "category_id": 0, "bbox": [0, 0, 4, 4], "iscrowd": 0}
     file.write_text(json.dumps(content | {"annotations": [box]}))
 
-    assert read_coco_labels(file, tmp_path, ["crack"])["crack"].tolist() == [0.0, 1.0, 0.0, 0.0]
+    assert read_coco_labels(file, None, ["crack"])["crack"].tolist() == [0.0, 1.0, 0.0, 0.0]
 
 
 def test_a_word_that_is_no_category_is_refused(tmp_path: Path) -> None:
     file = coco(tmp_path, {0: [0, 1, 2]})
 
     with pytest.raises(DataError, match="'crak', .*Did you mean 'crack'"):
-        read_coco_labels(file, tmp_path, ["crak"])
+        read_coco_labels(file, None, ["crak"])
 
 
 def test_a_label_that_is_called_as_a_column_of_tables_is_refused(tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_a_category_is_found_in_both_unicode_forms(
     file = coco(tmp_path, {0: [0], 1: [1]}, categories=category_entries(decomposed, "moss"))
     label = unicodedata.normalize(form, COMPOSED)
 
-    table = read_coco_labels(file, tmp_path, [label, "moss"])
+    table = read_coco_labels(file, None, [label, "moss"])
 
     assert rows(table, label)["0.png"] == [1]
     assert rows(table, "moss")["0.png"] == [0]

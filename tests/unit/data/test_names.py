@@ -12,7 +12,8 @@ from tests.unit.data.test_folders import touched
 
 from dinoneck import DataError
 from dinoneck.data import names as module
-from dinoneck.data.names import find_files, find_images, image_files, list_files
+from dinoneck.data.listing import MASK_SUFFIXES
+from dinoneck.data.names import find_files, find_images
 
 
 def found(folder: Path, *names: str) -> list[str]:
@@ -45,7 +46,7 @@ def found(folder: Path, *names: str) -> list[str]:
         pytest.param("/old/d/7", "d/7.png", id="absolute without a suffix"),
         pytest.param("/data/local-files/?d=a/7.png", "7.png", id="a path in a query"),
         pytest.param("../images/7.png", "7.png", id="up"),
-        pytest.param("7.npy", "7.npy", id="an array"),
+        pytest.param("S2A.B04", "S2A.B04.tif", id="no suffix, and a point before capitals"),
     ],
 )
 def test_a_name_finds_its_file_and_nothing_is_said(
@@ -81,14 +82,16 @@ def test_numbers_of_a_data_frame_are_names(tmp_path: Path) -> None:
     assert files == [folder / "7.png", folder / "12.png", folder / "7.png"]
 
 
+def test_files_that_are_no_images_make_no_name_ambiguous(tmp_path: Path) -> None:
+    folder = touched(tmp_path, "7.jpg", "7.npy", "8.npy")
+    assert found(folder, "7") == ["7.jpg"]
+    assert find_files(["8"], folder, "labels", MASK_SUFFIXES) == [folder / "8.npy"]
+
+
 def test_images_in_memory_are_kept(tmp_path: Path) -> None:
     pixels = np.zeros((2, 2, 3))
     [image] = find_files([pixels], tmp_path, "images")
     assert image is pixels
-
-
-def test_without_a_folder_no_file_is_looked_for() -> None:
-    assert find_files(["7.png"], None, "images") == ["7.png"]
 
 
 def test_names_that_are_paths_need_no_listing(
@@ -182,56 +185,3 @@ def test_rows_that_do_not_tell_images_apart_are_refused(
     with pytest.raises(DataError) as error:
         find_images(names, [Path(name) for name in images], "t.csv")
     assert all(text in str(error.value) for text in named)
-
-
-# What lies below a folder
-# ----------------------------------------------------------------------------------------------------
-
-
-def test_images_are_listed_in_the_order_of_the_parts_of_their_paths(tmp_path: Path) -> None:
-    files = ["2.png", "_DSC0001.JPG", "a/1.tif", "b/0.webp", "b/c/1.bmp", "b/d.jpeg"]
-    folder = touched(tmp_path, *files, ".0.png", ".git/0.png", "_old/0.png", "a/notes.txt")
-    assert [file.relative_to(folder).as_posix() for file in image_files(folder)] == files
-
-
-def test_a_link_into_a_folder_that_it_lies_in_ends(tmp_path: Path) -> None:
-    touched(tmp_path, "a/1.png")
-    (tmp_path / "a" / "up").symlink_to("..")
-    (tmp_path / "a" / "self").symlink_to(".")
-    assert image_files(tmp_path) == [tmp_path / "a" / "1.png"]
-
-
-@pytest.mark.parametrize(
-    ("files", "left"),
-    [
-        pytest.param(["run/report.json", "run/heads/f0.png", "run/data.jpg"], [], id="a run in it"),
-        pytest.param(["run/out_of_fold.csv", "run/report.json", "run/data.jpg"], [], id="a run without heads"),
-        pytest.param(["store/store.json", "store/index.sqlite", "store/0.png"], [], id="a store in it"),
-        pytest.param(["data.jpg", "data.txt", "report.json"], [], id="the sheet of a run beside"),
-        pytest.param(["data.jpg", "data.txt", "data.json"], [], id="the sheet of a dry run"),
-        pytest.param(["data.jpg", "data.txt"], ["data.jpg"], id="a photo with a text of its own"),
-        pytest.param(["a/report.json", "a/1.png"], ["a/1.png"], id="a report that is no run's"),
-    ],
-)  # fmt: skip
-def test_what_dinoneck_wrote_is_left_out(files: list[str], left: list[str], tmp_path: Path) -> None:
-    folder = touched(tmp_path, "0.png", *files)
-    found_files = [file.relative_to(folder).as_posix() for file in image_files(folder)]
-    assert found_files == ["0.png", *left]
-
-
-def test_other_formats_are_counted_by_suffix(tmp_path: Path) -> None:
-    touched(tmp_path, "0.png", "1.HEIC", "a/2.heic", "a/t.csv", "LICENSE")
-    assert list_files(tmp_path).left_out == {
-        "files of other formats (.heic)": 2,
-        "files of other formats (.csv)": 1,
-        "files of other formats (no suffix)": 1,
-    }
-
-
-@pytest.mark.parametrize("name", ["1.png", "folder"])
-def test_a_dead_link_is_refused(name: str, tmp_path: Path) -> None:
-    touched(tmp_path, "0.png")
-    (tmp_path / name).symlink_to("gone")
-    (tmp_path / ".lock").symlink_to("gone")
-    with pytest.raises(DataError, match=f"{name} leads nowhere"):
-        image_files(tmp_path)

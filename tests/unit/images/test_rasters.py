@@ -114,11 +114,23 @@ def test_a_file_of_numpy_gives_its_array(dtype: str, tmp_path: Path) -> None:
     assert np.array_equal(read_label(tmp_path / "a.npy").values[..., 0], array)
 
 
-def test_a_file_of_numpy_that_holds_objects_is_refused(tmp_path: Path) -> None:
-    np.save(tmp_path / "a.npy", np.array([[{}]]), allow_pickle=True)
+@pytest.mark.parametrize("form", ["objects", "archive", "header", "short", "empty"])
+def test_a_file_of_numpy_that_is_no_array_of_numbers_is_refused(form: str, tmp_path: Path) -> None:
+    file = tmp_path / "a.npy"
+    np.save(file, INDICES)
+    content = file.read_bytes()
+    if form == "objects":
+        np.save(file, np.array([[{}]]), allow_pickle=True)
+    elif form == "archive":
+        with file.open("wb") as opened:
+            np.savez(opened, INDICES)
+    elif form == "header":
+        file.write_bytes(content.replace(b"'descr'", b"('descr", 1))
+    else:
+        file.write_bytes(content[: {"short": -1, "empty": 0}[form]])
 
-    with pytest.raises(DataError, match=r"a\.npy"):
-        read_label(tmp_path / "a.npy")
+    with pytest.raises(DataError, match=r"a\.npy cannot be read.*expected one array of numbers"):
+        read_label(file)
 
 
 def test_a_tensor_and_a_picture_give_their_numbers() -> None:

@@ -121,12 +121,12 @@ def test_labels_of_few_bits_are_not_scaled(bits: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("bits", [1, 4, 8, 16])
-def test_white_is_the_largest_number_where_0_is_white(bits: int, tmp_path: Path) -> None:
+def test_where_0_is_white_images_are_shown_so_and_labels_are_as_they_are_stored(bits: int, tmp_path: Path) -> None:
     stored = (numbers("uint16").astype(int) % (1 << bits)).astype("uint16" if bits > 8 else "uint8")
     file = write_tiff(tmp_path / "a.tif", stored, nbits=bits, photometric="MINISWHITE")
     inverted = (1 << bits) - 1 - stored[0]
 
-    assert np.array_equal(read_label(file).values[..., 0], inverted)
+    assert np.array_equal(read_label(file).values[..., 0], stored[0])
     pixels = read_pixels(file)[0].float()
     shares = pixels / pixels.max()
     assert torch.allclose(shares, torch.from_numpy(inverted / inverted.max()).float(), atol=2e-3)
