@@ -449,7 +449,7 @@ MISTAKES = (
         "fewer groups than folds",
         "train --csv two_groups.csv --targets crop --group group --out run --folds 5",
         1,
-        "2 groups cannot fill 5 folds; use fewer folds or a finer group column",
+        "2 groups cannot fill 5 folds; use fewer folds (--folds) or a finer group column",
     ),
     Case(
         "the folder of boxes",

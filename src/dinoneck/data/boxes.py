@@ -240,6 +240,10 @@ class BoxImages(ListedImages, Dataset[Any]):
         corners = [entry.corners for entry in self._objects[i] if not entry.is_crowd]
         return torch.tensor(corners, dtype=torch.float32).reshape(-1, 4)
 
+    def crowd_corners(self, i: int) -> list[tuple[float, ...]]:
+        """Return the boxes of the crowd regions of an image, XYXY in its pixels; it is not decoded."""
+        return [tuple(entry.corners) for entry in self._objects[i] if entry.is_crowd]
+
     def labels(self, i: int) -> Tensor:
         """Return the labels of the boxes of an image, int64 (n,); the image is not decoded."""
         return torch.tensor(self.labels_of(i), dtype=torch.int64)

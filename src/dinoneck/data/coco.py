@@ -108,6 +108,7 @@ class Listed(Generic[Entry]):
         paths: the files of the images, in the same order.
         places: where each annotation stands, for messages; empty: in ``annotations`` of ``file``.
         left_out: what was not read, in words -> how often.
+        part: of the file that the images are; None = it states no parts.
     """
 
     file: Path
@@ -115,6 +116,7 @@ class Listed(Generic[Entry]):
     paths: Sequence[Path]
     places: Sequence[str] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
+    part: str | None = None
 
     def place(self, i: int) -> str:
         """Return what messages call an annotation."""

@@ -76,7 +76,7 @@ def check_entries(coco: Coco[Any], file: Path) -> None:
 
 def _unknown(where: str, key: str, value: Id, listed: Collection[Id]) -> DataError:
     return DataError(
-        f"{where} has the {key} {value!r}, which the file does not list; there are "
+        f"{where} has the {key} {value!r}, which the file does not list; it lists "
         f"{some_of(map(repr, listed), 5)}"
     )
 

@@ -16,11 +16,16 @@ _QUARTILES = {"min": 0, "25 %": 25, "median": 50, "75 %": 75, "max": 100}
 def counts_in_words(counts: Mapping[str, int]) -> str:
     """Return counts in their order, of many the largest and the smallest: ``rye 12, wheat 40``."""
     if len(counts) <= MOST_VALUES:
-        return ", ".join(f"{name} {count}" for name, count in counts.items())
+        return ", ".join(f"{_quoted(name)} {count}" for name, count in counts.items())
     ordered = sorted(counts.items(), key=lambda item: -item[1])
-    largest = ", ".join(f"{name} {count}" for name, count in ordered[:AT_ENDS])
-    smallest = ", ".join(f"{name} {count}" for name, count in ordered[-AT_ENDS:])
+    largest = ", ".join(f"{_quoted(name)} {count}" for name, count in ordered[:AT_ENDS])
+    smallest = ", ".join(f"{_quoted(name)} {count}" for name, count in ordered[-AT_ENDS:])
     return f"{largest}, {len(ordered) - 2 * AT_ENDS} more, {smallest}"
+
+
+def _quoted(name: str) -> str:
+    """A name that holds a comma in quotes, so that it is no two."""
+    return repr(name) if "," in name else name
 
 
 def quartiles(values: Array) -> dict[str, float]:

@@ -235,6 +235,7 @@ class ListedImages:
         first_skipped: reason -> where the first of them stands.
         clipped: boxes that reached over the edge of their image and were cut there.
         left_out: what of the file was not read, in words -> how often.
+        part: of the file that the images are; None = it states no parts.
 
     Raises:
         DataError: if the file lacks a class, or an image cannot be read.
@@ -268,6 +269,7 @@ class ListedImages:
         self.first_skipped: dict[str, str] = {}
         self.clipped = 0
         self.left_out = dict(listed.left_out)
+        self.part = listed.part
         self._label_of: dict[Id, int] = {
             key: label for label, key in enumerate(self.category_ids) if key is not None
         }

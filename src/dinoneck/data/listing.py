@@ -95,7 +95,7 @@ def _list_folder(
         is_folder = path.is_dir() if entry.is_symlink() else entry.is_dir()
         if is_folder:
             if entry.name.startswith("_"):
-                listing.left_out["folders that begin with _"] += 1
+                listing.left_out["folders called _…"] += 1
             else:
                 _list_folder(path, suffixes, passed_over | {identity}, listing)
         elif entry.is_symlink() and not path.exists():

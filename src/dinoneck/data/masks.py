@@ -288,8 +288,7 @@ class ClassCoding:
         wrong = mask.values[(index < 0) & ~is_unlabelled]
         if wrong.size:
             check_whole(wrong, mask.name)
-            value = int(wrong[0])
-            raise DataError(self.misfit(mask.name, value, int((wrong == value).sum())))
+            raise DataError(self.misfit(mask.name, Counter(wrong.tolist())))
         index[is_unlabelled] = -1
         return index
 
@@ -304,26 +303,33 @@ class ClassCoding:
         position = np.searchsorted(ordered, values).clip(max=len(ordered) - 1)
         return np.where(ordered[position] == values, order[position], -1)
 
-    def misfit(self, name: str, value: int, pixels: int) -> str:
-        """Return the message for a value of a mask that is no class.
+    def misfit(self, name: str, pixels: Mapping[int, int]) -> str:
+        """Return the message for values of a mask that are no classes.
 
         Args:
             name: of the mask.
-            value: the value, or the number of the colour.
-            pixels: that have it.
+            pixels: value, or number of the colour, -> how many pixels have it.
         """
-        size = counted(pixels, "pixel")
+        value, num_pixels = next(iter(pixels.items()))
+        size = counted(num_pixels, "pixel")
+        others = ""
+        if len(pixels) > 1:
+            others = (
+                f". {len(pixels)} of its values are of no class: a mask is resized by nearest neighbour, "
+                "without smooth edges, and never saved as JPEG"
+            )
         if self.options.colours:
             colours = " ".join(color_text(colour) for colour in self.options.colours[:8])
             return (
                 f"{name} has the colour {color_text(color_of_number(value))} in {size}, which is of no "
                 f"class; expected {colours}: name it too (--class-colors, or --classes with its table)"
+                f"{others}"
             )
         expected = range(self.count) if self.stored is None else self.stored
         return (
             f"{name} holds {value} in {size}, which is of no class; expected "
             f"{some_of_numbers(expected)}: name its class (--classes, --class-values), or it as "
-            f"unlabelled (--nodata {value})"
+            f"unlabelled (--nodata {value}){others}"
         )
 
 
@@ -378,10 +384,11 @@ def mask_classes(survey: MaskSurvey, options: ClassOptions = ClassOptions()) -> 
     names, stored = _names_and_values(survey, labelled, options)
     coding = ClassCoding(len(names), stored, options, unlabelled_values)
     expected = range(len(names)) if stored is None else stored
-    for value in labelled:
-        if value not in expected:
-            holder = next(file for file in survey.files if value in file.pixels)
-            raise DataError(coding.misfit(holder.name, value, holder.pixels[value]))
+    wrong = [value for value in labelled if value not in expected]
+    if wrong:
+        holder = next(file for file in survey.files if wrong[0] in file.pixels)
+        pixels_of_wrong = {value: holder.pixels[value] for value in wrong if value in holder.pixels}
+        raise DataError(coding.misfit(holder.name, pixels_of_wrong))
     _check_palettes(survey.files, unlabelled_values)
     pixels = {}
     for name, value in zip(names, expected, strict=True):

@@ -17,6 +17,7 @@ from dinoneck.images.colours import box_colours
 from dinoneck.text import counted
 
 Array = np.ndarray[Any, Any]
+_CROWD = "#808080"  # colour of crowd regions
 
 
 def object_facts(parts: Sequence[ListedImages]) -> dict[str, Any]:
@@ -127,6 +128,7 @@ def _sample(
         for corners, label in zip(images.corners(i).tolist(), images.labels_of(i), strict=True):
             name = images.classes[label]
             boxes.append(Box(corners, name, colours[name]))
+        boxes += [Box(corners, "crowd", _CROWD) for corners in images.crowd_corners(i)]
         return Sample(path, path.name, texts, size=images.sizes[i], boxes=boxes)
 
     def overlay() -> Regions:

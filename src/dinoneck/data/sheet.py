@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageColor, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw
 
 from dinoneck.errors import DataError
 from dinoneck.images.bit_depth import FILE_BITS
 from dinoneck.images.colours import NODATA, RGB, heat_colours
+from dinoneck.images.fonts import font_of
 from dinoneck.images.pixels import decode, read_by_rasterio, read_picture, read_planes
 from dinoneck.text import printable
 
@@ -191,9 +192,9 @@ def _tile(sample: Sample, bits: int | None) -> Image.Image:
     tile = Image.new("RGB", (_WIDTH, height), _PAPER)
     tile.paste(picture, ((_WIDTH - picture.width) // 2, 0))
     draw = ImageDraw.Draw(tile)
-    draw.text((0, picture.height + 4), name, _GREY, _font(_LETTERS))
+    draw.text((0, picture.height + 4), name, _GREY, font_of(_LETTERS))
     for number, text in enumerate(texts, 1):
-        draw.text((0, picture.height + 4 + number * _LINE), text, _INK, _font(_LETTERS))
+        draw.text((0, picture.height + 4 + number * _LINE), text, _INK, font_of(_LETTERS))
     return tile
 
 
@@ -298,7 +299,7 @@ def _draw_boxes(picture: Image.Image, boxes: Sequence[Box], size: tuple[int, int
     draw = ImageDraw.Draw(picture)
     across = picture.width / size[1]
     down = picture.height / size[0]
-    font = _font(_SMALL_LETTERS)
+    font = font_of(_SMALL_LETTERS)
     names: list[tuple[float, float, float, float]] = []
     for box in boxes:
         left, top, right, bottom = box.corners
@@ -332,12 +333,8 @@ def _ink_on(colour: str) -> str:
 # ----------------------------------------------------------------------------------------------------
 
 
-def _font(height: int) -> Any:
-    return ImageFont.load_default(height)
-
-
 def _length(text: str) -> float:
-    length: float = _font(_LETTERS).getlength(text)
+    length: float = font_of(_LETTERS).getlength(text)
     return length
 
 
@@ -383,7 +380,7 @@ def _text_strip(texts: Sequence[str], width: int) -> Image.Image:
     strip = Image.new("RGB", (width, _LINE * len(lines) + 2 * _GAP), _PAPER)
     draw = ImageDraw.Draw(strip)
     for number, line in enumerate(lines):
-        draw.text((_GAP, _GAP + number * _LINE), line, _INK, _font(_LETTERS))
+        draw.text((_GAP, _GAP + number * _LINE), line, _INK, font_of(_LETTERS))
     return strip
 
 
@@ -409,5 +406,5 @@ def _legend_strip(legend: Mapping[str, Colour], width: int) -> Image.Image:
     for left, top, text, colour in places:
         swatch = (left, top + 5, left + side, top + 5 + side)
         draw.rectangle(swatch, fill=colour, outline=_GREY if colour is None else None, width=2)
-        draw.text((left + side + 8, top), text, _INK, _font(_LETTERS))
+        draw.text((left + side + 8, top), text, _INK, font_of(_LETTERS))
     return strip

@@ -28,7 +28,7 @@ from dinoneck.data.fact_words import (
     quartiles_in_words,
 )
 from dinoneck.data.labels import DenseLabels
-from dinoneck.data.listed_images import ListedImages
+from dinoneck.data.listed_images import ListedImages, parts_of
 from dinoneck.data.mask_facts import (
     MaskFacts,
     class_masks,
@@ -58,6 +58,13 @@ MOST_LINES = 15
 _MOST_SETS = 3  # of identical images in a line
 _JPEG_QUALITY = 85
 _BITS = 8  # of a byte
+_SINGULARS = {
+    "files": "file",
+    "folders": "folder",
+    "images": "image",
+    "masks": "mask",
+    "rows": "row",
+}
 _PIECE = 64  # headers that a thread reads at once
 
 
@@ -90,7 +97,7 @@ class DataSummary:
         if "objects" in facts:
             last += object_lines(facts["objects"])
         if facts["left_out"]:
-            reasons = [f"{count} {reason}" for reason, count in facts["left_out"].items()]
+            reasons = [_counted_first(count, words) for words, count in facts["left_out"].items()]
             last.append(f"left out: {', '.join(reasons)}")
         last.append(_identical_line(facts["identical"]))
         targets = [_target_line(name, values) for name, values in facts["targets"].items()]
@@ -193,7 +200,7 @@ def summarise_table(
         masks: what its masks hold; None = they are not read.
         bits: of images of 16 bits.
     """
-    columns = _with_label_sets(table, label_columns or {})
+    columns = _shown_columns(table, label_columns or {})
     headers = _kinds_of(table.images)
     shown: dict[str, Mapping[int, int]] = {}
     extremes: list[int] = []
@@ -243,8 +250,13 @@ def summarise_objects(parts: Mapping[str, ListedImages], *, bits: int | None = N
             shown[name][row] = count
     rows = choose_rows(len(places), shown, ())
     facts: Facts = {"images": _image_facts(paths, _kinds_of(paths), rows)}
-    if len(parts) > 1:
-        facts["parts"] = {part: len(images) for part, images in parts.items()}
+    stated = parts_of(first.file)
+    if len(parts) > 1 or stated:
+        facts["parts"] = {
+            part or images.part or "all": len(images) for part, images in parts.items()
+        }
+        read = {images.part for images in parts.values()}
+        facts["parts_not_read"] = [part for part in stated if part not in read]
     facts["targets"] = {}
     facts["objects"] = object_facts(list(parts.values()))
     facts["left_out"] = left_out_of(list(parts.values()))
@@ -264,10 +276,9 @@ def summarise_objects(parts: Mapping[str, ListedImages], *, bits: int | None = N
 
 def _title(count: int, rows: Sequence[int], shown: Mapping[str, Mapping[int, int]]) -> str:
     text = f"{len(rows)} of {counted(count, 'image')} drawn"
-    occurring = [amounts for amounts in shown.values() if amounts]
-    if occurring:
-        num_drawn = sum(not amounts.keys().isdisjoint(rows) for amounts in occurring)
-        text += f", with {num_drawn} of {len(occurring)} classes"
+    if shown:
+        num_drawn = sum(not amounts.keys().isdisjoint(rows) for amounts in shown.values())
+        text += f", with {num_drawn} of {len(shown)} classes"
     return text
 
 
@@ -331,9 +342,12 @@ def _image_facts(
     facts: Facts = {
         "count": len(images),
         "kinds": dict(Counter(header.name for header in read).most_common()),
-        "without_header": len(images) - len(read) if _are_at_hand(images) else 0,
+        "without_header": [],
         "turned": sum(header.is_turned for header in read),
     }
+    if _are_at_hand(images):
+        nameless = [row for row, header in enumerate(headers) if header is None]
+        facts["without_header"] = [str(images[row]) for row in nameless]
     sizes = {header.size for header in read}
     if sizes:
         facts["sizes"] = len(sizes)
@@ -355,11 +369,22 @@ def _largest_value(image: Any) -> int:
     return int(values.max()) * (257 if values.dtype == np.uint8 else 1)
 
 
+def _counted_first(count: int, words: str) -> str:
+    """A number of things in words that begin with their plural: ``1 file of other formats (.heic)``."""
+    plural, _, rest = words.partition(" ")
+    things = plural
+    if count == 1:
+        things = _SINGULARS.get(plural, plural)
+    return f"{count} {things} {rest}".rstrip()
+
+
 def image_lines(facts: Mapping[str, Any]) -> list[str]:
     """Return the lines of the images of :func:`image_facts`: formats and modes, sizes, bits."""
     kinds = [f"{kind} {count}" for kind, count in facts["kinds"].items()]
     if facts["without_header"]:
-        kinds.append(f"{facts['without_header']} without a header that Pillow reads")
+        first = facts["without_header"][0]
+        number = len(facts["without_header"])
+        kinds.append(f"{number} without a header that Pillow reads (the first: {first})")
     text = counted(facts["count"], "image")
     if kinds:
         text += f": {', '.join(kinds)}"
@@ -404,27 +429,49 @@ def _part_lines(facts: Mapping[str, Any]) -> list[str]:
     for name in ("folds", "parts"):
         if name in facts:
             lines.append(f"{name}: {counts_in_words(facts[name])}")
+    if facts.get("parts_not_read"):
+        lines[-1] += f"; not read: {', '.join(facts['parts_not_read'])}"
     return lines
 
 
-def _with_label_sets(table: Table, label_columns: Mapping[str, Sequence[str]]) -> dict[str, Column]:
-    """The columns of a table, those of 0 and 1 of several labels as one column of labels."""
-    columns = dict(table.columns)
+@dataclass(frozen=True)
+class _Labels:
+    """Several labels: their names, and (n, K) 1 where a row has one, 0 where not, NaN where it is unknown."""
+
+    names: Sequence[str]
+    indicators: Array
+
+    def of_row(self, row: int) -> list[str]:
+        """The labels that a row has."""
+        return [
+            name for name, value in zip(self.names, self.indicators[row], strict=True) if value == 1
+        ]
+
+
+_ShownColumn = Column | _Labels
+
+
+def _shown_columns(
+    table: Table, label_columns: Mapping[str, Sequence[str]]
+) -> dict[str, _ShownColumn]:
+    """The columns of a table, those of several labels as one."""
+    columns: dict[str, _ShownColumn] = {}
+    for name, column in table.columns.items():
+        if isinstance(column, LabelSets):
+            columns[name] = _Labels(column.names, column.indicators())
+        else:
+            columns[name] = column
     for name, labels in label_columns.items():
         if len(labels) < 2 or not columns.keys() >= {*labels}:
             continue
         indicators = np.stack([table.numbers(label) for label in labels], axis=1)
-        words: list[tuple[str, ...] | None] = []
-        for row in indicators:
-            present = tuple(label for label, value in zip(labels, row, strict=True) if value == 1)
-            words.append(None if np.isnan(row).all() else present)
         for label in labels:
             del columns[label]
-        columns[name] = LabelSets(tuple(labels), tuple(words))
+        columns[name] = _Labels(labels, indicators)
     return columns
 
 
-def _target_facts(column: Column) -> Facts:
+def _target_facts(column: _ShownColumn) -> Facts:
     if isinstance(column, Numbers):
         known = column.values[~np.isnan(column.values)]
         facts: Facts = {
@@ -452,13 +499,13 @@ def _target_facts(column: Column) -> Facts:
             "missing": len(column.codes) - num_known,
             "counts": counts_of_names,
         }
-    if isinstance(column, LabelSets):
-        of_labels = Counter(word for words in column.words for word in words or ())
+    if isinstance(column, _Labels):
+        num_images = (column.indicators == 1).sum(axis=0).tolist()
         return {
             "kind": "labels",
-            "counts": {name: of_labels[name] for name in column.names},
-            "none": sum(words == () for words in column.words),
-            "unknown": sum(words is None for words in column.words),
+            "counts": dict(zip(column.names, num_images, strict=True)),
+            "none": int((column.indicators == 0).all(axis=1).sum()),
+            "unknown": int(np.isnan(column.indicators).any(axis=1).sum()),
         }
     return {"kind": "unreadable"}
 
@@ -469,7 +516,10 @@ def _target_line(name: str, facts: Mapping[str, Any]) -> str:
         return f"{name}: neither numbers nor classes"
     if kind == "labels":
         counts = f"{counted(len(facts['counts']), 'label')}: {counts_in_words(facts['counts'])}"
-        return f"{name}: {counts}; {counted(facts['none'], 'image')} with none, {facts['unknown']} unknown"
+        return (
+            f"{name}: {counts}; {counted(facts['none'], 'image')} with none, "
+            f"{facts['unknown']} with an unknown one"
+        )
     known = f"{facts['known']} known, {facts['missing']} missing"
     if kind == "classes":
         number = len(facts["counts"])
@@ -486,28 +536,30 @@ def _target_line(name: str, facts: Mapping[str, Any]) -> str:
 # ----------------------------------------------------------------------------------------------------
 
 
-def _rows_of_classes(target: str, column: Column) -> dict[str, dict[int, int]]:
+def _rows_of_classes(target: str, column: _ShownColumn) -> dict[str, dict[int, int]]:
     """Class or label -> the rows that have it."""
-    rows: dict[str, dict[int, int]] = defaultdict(dict)
+    rows: dict[str, dict[int, int]] = {}
+    if isinstance(column, Classes | _Labels):
+        rows = {f"{target} {name}": {} for name in column.names}
     if isinstance(column, Classes):
         for row, code in enumerate(column.codes.tolist()):
             if code >= 0:
                 rows[f"{target} {column.names[code]}"][row] = 1
-    if isinstance(column, LabelSets):
-        for row, words in enumerate(column.words):
-            for word in words or ():
-                rows[f"{target} {word}"][row] = 1
+    if isinstance(column, _Labels):
+        for row in range(len(column.indicators)):
+            for name in column.of_row(row):
+                rows[f"{target} {name}"][row] = 1
     return rows
 
 
-def _rows_of_extremes(column: Column) -> list[int]:
+def _rows_of_extremes(column: _ShownColumn) -> list[int]:
     if not isinstance(column, Numbers) or np.isnan(column.values).all():
         return []
     return [int(np.nanargmin(column.values)), int(np.nanargmax(column.values))]
 
 
 def _table_sample(
-    table: Table, columns: Mapping[str, Column], masks: MaskFacts | None, row: int
+    table: Table, columns: Mapping[str, _ShownColumn], masks: MaskFacts | None, row: int
 ) -> Sample:
     texts = []
     for name, column in columns.items():
@@ -525,7 +577,7 @@ def _table_sample(
     return Sample(table.images[row], str(table.ids[row]), texts, overlay=overlay)
 
 
-def _value(column: Column, row: int) -> str | None:
+def _value(column: _ShownColumn, row: int) -> str | None:
     """What is known of an image in a column, in words."""
     if isinstance(column, Numbers):
         value = float(column.values[row])
@@ -533,9 +585,11 @@ def _value(column: Column, row: int) -> str | None:
     if isinstance(column, Classes):
         code = column.codes[row]
         return str(column.names[code]) if code >= 0 else None
-    if isinstance(column, LabelSets):
-        words = column.words[row]
-        return None if words is None else ", ".join(words) or "none"
+    if isinstance(column, _Labels):
+        is_unknown = np.isnan(column.indicators[row])
+        words = column.of_row(row)
+        words += [f"{column.names[label]} unknown" for label in np.flatnonzero(is_unknown).tolist()]
+        return None if is_unknown.all() else ", ".join(words) or "none"
     return None
 
 
@@ -543,7 +597,7 @@ def _value(column: Column, row: int) -> str | None:
 # ----------------------------------------------------------------------------------------------------
 
 
-def _known_of_row(table: Table, columns: Mapping[str, Column], row: int) -> dict[str, str]:
+def _known_of_row(table: Table, columns: Mapping[str, _ShownColumn], row: int) -> dict[str, str]:
     """What is known of an image: fact -> it in words, by which identical images are compared."""
     facts = {}
     for name, column in columns.items():
@@ -603,8 +657,8 @@ def _longer_than_one(lists: Iterable[list[int]]) -> list[list[int]]:
 
 def _identical_line(facts: Mapping[str, Any]) -> str:
     if not facts["sets"]:
-        return "no two images are identical in content"
-    line = f"{facts['images']} images are identical in content"
+        return "no two images have the same bytes"
+    line = f"{facts['images']} images have the bytes of another"
     if facts["sets"] > 1:
         line += f", in {facts['sets']} sets"
     sets = facts["differing"]
@@ -612,5 +666,5 @@ def _identical_line(facts: Mapping[str, Any]) -> str:
         return f"{line}, and in all that is known of them"
     texts = [" = ".join(names[:MOST_VALUES]) for names in sets[:_MOST_SETS]]
     if len(sets) > _MOST_SETS:
-        texts.append(f"{len(sets) - _MOST_SETS} more such sets")
+        texts.append(f"{counted(len(sets) - _MOST_SETS, 'set')} more")
     return f"{line}: {'; '.join(texts)}"

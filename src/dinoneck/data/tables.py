@@ -247,7 +247,7 @@ class _Sheet:
         ids: of the rows.
         files: the file name of each row, or an image in memory.
         cells: column -> its cells, as text or values of a DataFrame.
-        categories: categorical column of a DataFrame -> its categories.
+        categories: categorical column of a DataFrame -> its categories, also those of no row.
         separator: between the cells of a CSV file; None = it is none.
     """
 

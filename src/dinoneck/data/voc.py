@@ -78,7 +78,7 @@ def read_voc(folder: Path, images: PathLike | None, part: str | None) -> Listed[
     categories = [CocoCategory(label, ClassName(name)) for name, label in label_of.items()]
     left_out = {"images without an XML file": num_others} if num_others else {}
     places = [where for _, _, where in objects]
-    return Listed(folder, Coco(listed_images, boxes, categories), paths, places, left_out)
+    return Listed(folder, Coco(listed_images, boxes, categories), paths, places, left_out, part)
 
 
 def _listed_files(files: Sequence[Path], part_list: Path) -> list[Path]:

@@ -98,7 +98,7 @@ def read_yolo(file: Path, images: PathLike | None, part: str) -> Listed[CocoBox]
                 boxes.append(_read_line(line, name, size, len(names), where))
                 places.append(where)
     categories = [CocoCategory(label, ClassName(name)) for label, name in enumerate(names)]
-    return Listed(file, Coco(listed_images, boxes, categories), paths, places)
+    return Listed(file, Coco(listed_images, boxes, categories), paths, places, part=part)
 
 
 # The YAML file
@@ -241,7 +241,8 @@ def _read_line(
     outside = [share for share in shares if not -_ROUNDING <= share <= 1 + _ROUNDING]
     if outside:
         raise DataError(
-            f"{where} has the value {outside[0]:g}; expected shares of the image's sides, 0 ... 1"
+            f"{where} has the value {outside[0]:g}; expected shares of the image's sides, 0 ... 1: "
+            "divide pixels by its width and height"
         )
     if len(shares) + 1 == _BOX_NUMBERS:
         x, y, w, h = shares

@@ -221,7 +221,7 @@ def _numbers_of(image: Image.Image, name: str) -> LabelRaster:
     if image.format not in (None, *_FORMATS):
         raise DataError(
             f"{name} is a {image.format} picture; labels are PNG, TIFF, BMP, GIF or .npy files, which "
-            "keep every number"
+            "keep every number: write them again where they were made, a converted file keeps the damage"
         )
     if image.mode not in _MODES:
         raise DataError(

@@ -12,7 +12,7 @@ def check_enough_groups(num_groups: int, num_folds: int) -> None:
     """Raise a DataError if there are fewer groups than folds."""
     if num_groups < num_folds:
         raise DataError(
-            f"{counted(num_groups, 'group')} cannot fill {num_folds} folds; use fewer folds or a finer "
+            f"{counted(num_groups, 'group')} cannot fill {num_folds} folds; use fewer folds (--folds) or a finer "
             "group column"
         )
 
@@ -21,7 +21,7 @@ def check_enough_images(num_images: int, num_folds: int) -> None:
     """Raise a DataError if there are fewer images than folds, where no column names groups."""
     if num_images < num_folds:
         raise DataError(
-            f"{counted(num_images, 'image')} cannot fill {num_folds} folds; use fewer folds"
+            f"{counted(num_images, 'image')} cannot fill {num_folds} folds; use fewer folds (--folds)"
         )
 
 

@@ -48,11 +48,11 @@ REFUSED = {
     ),
     "fewer groups than folds": (
         "train --csv cover.csv --targets crop --group field --folds 3",
-        "2 groups cannot fill 3 folds; use fewer folds or a finer group column",
+        "2 groups cannot fill 3 folds; use fewer folds (--folds) or a finer group column",
     ),
     "fewer images than folds": (
         "train --csv cover.csv --targets crop --folds 5",
-        "4 images cannot fill 5 folds; use fewer folds",
+        "4 images cannot fill 5 folds; use fewer folds (--folds)",
     ),
     "the number of a fold": (
         "train --csv cover.csv --targets crop --folds 2 --fold 2",

@@ -120,7 +120,7 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
 
     assert list(table.index) == ["a/1.jpg", "a/_DSC0001.JPG", "b/1.jpg", "b/_DSC0001.JPG"]
     assert table.attrs["left_out"] == {
-        "folders that begin with _": 1,
+        "folders called _…": 1,
         "files of other formats (.heic)": 4,
         "folders of runs and stores": 1,
     }

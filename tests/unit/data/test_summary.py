@@ -75,7 +75,7 @@ def test_several_labels_are_counted_with_images_that_have_none(tmp_path: Path) -
         tmp_path, {"damage": ["crack; rust", "rust", "none", None]}, multilabel={"damage": ()}
     )
     lines = summarise(frame).lines()
-    assert "damage: 2 labels: crack 1, rust 2; 1 image with none, 1 unknown" in lines
+    assert "damage: 2 labels: crack 1, rust 2; 1 image with none, 1 with an unknown one" in lines
 
 
 def test_columns_of_several_labels_are_one_line(tmp_path: Path) -> None:
@@ -84,6 +84,36 @@ def test_columns_of_several_labels_are_one_line(tmp_path: Path) -> None:
     assert summary.facts["targets"] == {
         "tags": {"kind": "labels", "counts": {"crack": 1, "rust": 2}, "none": 1, "unknown": 0}
     }
+
+
+def test_an_image_has_no_label_only_where_every_label_is_known(tmp_path: Path) -> None:
+    frame = table(tmp_path, {"crack": [None, 1, 0], "rust": [0, None, 0]})
+    summary = summarise_table(Table.from_frame(frame), label_columns={"tags": ["crack", "rust"]})
+    assert summary.facts["targets"]["tags"] == {
+        "kind": "labels",
+        "counts": {"crack": 1, "rust": 0},
+        "none": 1,
+        "unknown": 2,
+    }
+    assert sorted(sample.texts for sample in summary.samples) == [
+        ["tags crack unknown"],
+        ["tags crack, rust unknown"],
+        ["tags none"],
+    ]
+
+
+def test_a_name_with_a_comma_is_in_quotes(tmp_path: Path) -> None:
+    summary = summarise(table(tmp_path, {"kind": ["a, b", "c", "c"]}))
+    assert "kind: 2 classes: 'a, b' 1, c 2; 3 known, 0 missing" in summary.lines()
+
+
+def test_a_file_without_a_header_is_named(tmp_path: Path) -> None:
+    frame = table(tmp_path, {"mass": [1.0, 2.0]})
+    empty = Path(frame["images"].iloc[1])
+    empty.write_bytes(b"")
+    assert summarise(frame).lines()[0] == (
+        f"2 images: PNG L 1, 1 without a header that Pillow reads (the first: {empty})"
+    )
 
 
 def test_images_are_counted_by_format_mode_size_and_turn(tmp_path: Path) -> None:
@@ -114,11 +144,11 @@ def test_groups_folds_and_what_a_reader_left_out_have_lines(tmp_path: Path) -> N
         group="plot",
         fold_column="part",
     )
-    frame.attrs["left_out"] = {"files of other formats (.heic)": 3}
+    frame.attrs["left_out"] = {"files of other formats (.heic)": 3, "folders called _…": 1}
     lines = summarise(frame).lines()
     assert "groups: 2, of 1 to 2 images" in lines
     assert "folds: x 1, y 2" in lines
-    assert "left out: 3 files of other formats (.heic)" in lines
+    assert "left out: 3 files of other formats (.heic), 1 folder called _…" in lines
 
 
 def test_images_of_identical_content_are_named_where_their_classes_differ(tmp_path: Path) -> None:
@@ -127,7 +157,7 @@ def test_images_of_identical_content_are_named_where_their_classes_differ(tmp_pa
         grey(value).save(tmp_path / f"{name}.png")
     summary = summarise(read_folders(tmp_path))
     assert summary.lines()[-1] == (
-        "4 images are identical in content, in 2 sets: rye/b.png (rye) = wheat/a.png (wheat)"
+        "4 images have the bytes of another, in 2 sets: rye/b.png (rye) = wheat/a.png (wheat)"
     )
 
 
@@ -136,7 +166,7 @@ def test_images_of_equal_size_and_other_bytes_are_not_identical(tmp_path: Path) 
         (tmp_path / name).parent.mkdir(exist_ok=True)
         grey(value).save(tmp_path / name)
     summary = summarise(read_folders(tmp_path))
-    assert summary.lines()[-1] == "no two images are identical in content"
+    assert summary.lines()[-1] == "no two images have the same bytes"
 
 
 def masks(folder: Path, *values: np.ndarray[Any, Any]) -> pd.DataFrame:
@@ -200,8 +230,27 @@ def test_boxes_show_counts_sides_crowds_and_cuts(tmp_path: Path) -> None:
         "width of boxes in px: min 10, 25 % 10, median 10, 75 % 10, max 10",
         "height of boxes in px: min 5, 25 % 7.5, median 10, 75 % 12.5, max 15",
         "1 crowd region, 1 box cut at the edge of the image",
-        "no two images are identical in content",
+        "no two images have the same bytes",
     ]
+
+
+def test_crowd_regions_are_drawn_too(tmp_path: Path) -> None:
+    samples = {sample.name: sample for sample in summarise(boxes(tmp_path)).samples}
+    [crowd] = samples["1.png"].boxes
+    assert (crowd.name, list(crowd.corners)) == ("crowd", [0, 0, 20, 20])
+
+
+def test_a_part_that_is_not_read_is_named(tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        (tmp_path / part).mkdir()
+        for number in range(2):
+            grey(number, (40, 30)).save(tmp_path / part / f"{part}{number}.png")
+            (tmp_path / part / f"{part}{number}.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    (tmp_path / "data.yaml").write_text("train: train\nval: val\nnames: [bolt]\n")
+    train = BoxImages(tmp_path / "data.yaml")
+    val = BoxImages(tmp_path / "data.yaml", part="val")
+    assert "parts: train 2; not read: val" in summarise(train).lines()
+    assert "parts: train 2, val 2" in summarise({"train": train, "val": val}).lines()
 
 
 def test_parts_of_one_file_count_its_cuts_once(tmp_path: Path) -> None:

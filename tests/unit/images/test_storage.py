@@ -121,7 +121,9 @@ def test_labels_of_few_bits_are_not_scaled(bits: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("bits", [1, 4, 8, 16])
-def test_where_0_is_white_images_are_shown_so_and_labels_are_as_they_are_stored(bits: int, tmp_path: Path) -> None:
+def test_where_0_is_white_images_are_shown_so_and_labels_are_as_they_are_stored(
+    bits: int, tmp_path: Path
+) -> None:
     stored = (numbers("uint16").astype(int) % (1 << bits)).astype("uint16" if bits > 8 else "uint8")
     file = write_tiff(tmp_path / "a.tif", stored, nbits=bits, photometric="MINISWHITE")
     inverted = (1 << bits) - 1 - stored[0]
