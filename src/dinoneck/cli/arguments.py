@@ -45,7 +45,13 @@ RUNTIME_VARIABLE = "DINONECK_RUNTIME"
 """The environment variable that names the runtime where a command line does not."""
 NO_IMAGES = "no images are named; name images, or folders of them, before the options"
 """The message for a command line without images; a remedy of the verb may follow."""
-_TABLE_SUFFIXES = (".csv", ".tsv", ".json")  # of truths, which people name in the place of images
+_TRUTH_SUFFIXES = (
+    ".csv",
+    ".tsv",
+    ".parquet",
+    ".xlsx",
+    ".json",
+)  # of truths, which people name in the place of images
 Words = Annotated[tuple[str, ...], tyro.conf.Fixed, tyro.conf.Suppress]
 """A verb's argument ``words``, which :func:`parse` fills with its command line."""
 
@@ -517,7 +523,7 @@ def list_images(paths: Sequence[Path], *, skip_unusable: bool = False) -> list[P
                 f"{path} is not an image; name head files after --heads, and images before the "
                 "options"
             )
-        if path.suffix.lower() in _TABLE_SUFFIXES and not skip_unusable and path.is_file():
+        if path.suffix.lower() in _TRUTH_SUFFIXES and not skip_unusable and path.is_file():
             raise ConfigError(
                 f"{path} is a {path.suffix} file, not an image; name images, or the folder that they "
                 "are in"

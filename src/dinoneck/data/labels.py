@@ -44,9 +44,8 @@ from dinoneck.text import counted, some_of
 class DenseLabels:
     """How stored label rasters become targets for the cells of a patch grid.
 
-    A label belongs to the upright image and has its size. It is a path (a TIFF of any numbers, else
-    a grey picture or one with a palette, whose indices count), a PIL image, or an array or tensor
-    (H, W) or (H, W, K).
+    A label belongs to the upright image and has its size. It is a path (PNG, TIFF, BMP, GIF,
+    of a palette the indices, or ``.npy``), a PIL image, or an array or tensor (H, W) or (H, W, K).
 
     Pixels without a label weigh nothing. They are NaN, the values ``nodata``, what the tag
     GDAL_NODATA of the file marks, alpha 0, and masked pixels of a NumPy masked array.

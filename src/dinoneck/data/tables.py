@@ -8,7 +8,8 @@ The index holds the images' ids: file names as text. The columns are
 * ``group`` and ``fold``: text; rows of one group stay in one fold;
 * ``labels``: the file of each dense label, or an array; None = unknown.
 
-:mod:`dinoneck.data.columns` reads what the cells are.
+Values of a DataFrame become the text that a CSV file would hold, so that all sources are read by one
+rule, that of :mod:`dinoneck.data.columns`.
 """
 
 from __future__ import annotations
