@@ -320,7 +320,7 @@ FINDINGS = (
         "class folders in train/ and val/ were refused",
         "train --images split --out run --backbone dinoneck_tiny --epochs 1",
         0,
-        "split: train (12 images) is trained on, val (12 images) is held out",
+        "parts: train 12, val 12",
         leaves="run",
     ),
     Case(
@@ -335,7 +335,7 @@ FINDINGS = (
 
 MISTAKES = (
     Case("an option", _of_cover("--target crop"), 2, "Did you mean '--targets'?"),
-    Case("a column", _of_cover("--targets corp"), 1, "has no column 'corp'. Did you mean 'crop'?"),
+    Case("a column", _of_cover("--targets corp"), 1, "has no column 'corp'; there are crop"),
     Case("a table", _train("--csv ds/covr.csv --targets crop"), 1, "ds/covr.csv does not exist"),
     Case(
         "a folder of images",
@@ -380,14 +380,14 @@ MISTAKES = (
         "a value of masks that is no class",
         _train("--images ds/images --labels ds/masks --classes soil crop"),
         1,
-        "the masks hold 2 (",
+        "holds 2 in 686 pixels, which is of no class",
         leaves="run",
     ),
     Case(
         "a column of names",
         _of_cover("--targets image"),
         1,
-        "target 'image' has 48 classes in 48 images, 48 of them in one image alone",
+        "target 'image' has 48 classes in 48 images; expected 2 images a class",
     ),
     Case(
         "a detector among heads",

@@ -186,6 +186,19 @@ CASES = [
         [[0, 10], [255, 20], [128, 30], [51, 40]],
     ),
     Case(
+        "images: floats between 0 and 1 are shares of white",
+        saved("a.tif", np.array([[0.0, 0.25], [0.5, 1.0]], np.float32)),
+        first_band("a.tif"),
+        [[0.0, 63.75], [127.5, 255.0]],
+    ),
+    Case(
+        "images: floats beyond 1 are refused, as their range is not known",
+        saved("a.tif", np.array([[0.0, 200.0]], np.float32)),
+        pixels("a.tif"),
+        DataError,
+        names=("a.tif", "0 ... 200", "0 ... 1"),
+    ),
+    Case(
         "images: of mixed sizes, brought to one",
         mixed_sizes,
         sizes,

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from dinoneck.errors import DataError
 from tests.net import readers
 from tests.net.case import Case
 from tests.net.files import (
@@ -54,6 +55,21 @@ def birds(root: Path) -> None:
         name = bird.partition(".")[2]
         write_images(root / "images" / bird, [f"{name}_0001_79.jpg", f"{name}_0002_5.jpg"])
     write_text(root / "classes.txt", "1 001.Black_footed_Albatross\n2 002.Laysan_Albatross\n")
+
+
+def run_in_a_class(root: Path) -> None:
+    write_images(root / "data/oats", ["1.jpg", "2.jpg"])
+    write_images(root / "data/rye", ["3.jpg", "4.jpg"])
+    run = root / "data/oats/run"
+    write_images(run, ["data.jpg", "heads/0.png"])
+    write_text(run / "data.txt", "4 images\n")
+    write_text(run / "report.json", "{}")
+
+
+def one_file_in_two_classes(root: Path) -> None:
+    write_images(root / "data/oats", ["1.jpg", "2.jpg"])
+    write_images(root / "data/rye", ["3.jpg", "4.jpg"])
+    (root / "data/rye/5.jpg").symlink_to("../oats/1.jpg")
 
 
 def food(root: Path) -> None:
@@ -345,6 +361,20 @@ CASES = [
                 "waffles": ["1005649.jpg", "1011328.jpg"],
             },
         ),
+    ),
+    Case(
+        "class folders: a run that was written into one of them, with its sheet",
+        run_in_a_class,
+        lambda root: readers.folders(root, "data"),
+        class_reading("data", {"oats": ["1.jpg", "2.jpg"], "rye": ["3.jpg", "4.jpg"]}),
+        since="0.5",
+    ),
+    Case(
+        "class folders: one file in two classes, by a link",
+        one_file_in_two_classes,
+        lambda root: readers.folders(root, "data"),
+        DataError,
+        names=("oats", "rye", "1.jpg"),
     ),
     Case(
         "eurosat: class folders",

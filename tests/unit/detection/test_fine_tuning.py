@@ -731,7 +731,7 @@ def test_what_has_no_effect_on_a_detector_of_masks_is_refused(
 def test_a_detector_of_masks_does_not_learn_boxes_alone(
     mask_folder: Path, boxes: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(DataError, match=r"none of the 5 objects has a mask \(segmentation\)"):
+    with pytest.raises(DataError, match=r"5 of 5 objects cannot be used \(5 without mask\)"):
         train_detector(config_of(boxes, mask_folder, init=MASKS), tmp_path / "run")
     model = load_published(MASKS, weights=mask_folder).build().train()
     with pytest.raises(ConfigError, match="targets have no masks"):
