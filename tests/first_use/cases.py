@@ -556,6 +556,7 @@ MISTAKES = (
 """What is wrong, and what is said of it."""
 
 AFTER_TORCH = (
+    "the folder of boxes",
     "a value of masks that is no class",  # shows in the pixels alone
     "an own head without its module",
     "a published head without network",

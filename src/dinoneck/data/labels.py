@@ -39,6 +39,8 @@ from dinoneck.images.rasters import LabelRaster, Raw, read_label, read_labels
 from dinoneck.images.recipe import Interpolation
 from dinoneck.text import counted, some_of
 
+_MOST_PIXELS = 4096  # of a mask whose numbers are kept for quartiles
+
 
 @dataclass(frozen=True)
 class DenseLabels:
@@ -393,6 +395,77 @@ class _ValueCells:
         nothing = torch.zeros_like(weight)
         sums = torch.stack([self.sums.get(value, nothing) for value in stored])
         return torch.where(weight > 0, sums / weight, 0.0).float(), weight.float()
+
+
+@dataclass(frozen=True, eq=False)
+class MaskNumbers:
+    """The numbers of one mask in target units.
+
+    Attributes:
+        labelled: pixels that have a number.
+        unlabelled: other pixels.
+        low, high: the smallest and the largest number; NaN without a labelled pixel.
+        sample: numbers of up to 4,096 pixels at equal distances: those of all would fill the memory.
+    """
+
+    labelled: int
+    unlabelled: int
+    low: float
+    high: float
+    sample: Raw
+
+    @classmethod
+    def of(cls, values: Raw) -> MaskNumbers:
+        """Look at numbers of any shape, NaN = unlabelled."""
+        known = values[~np.isnan(values)]
+        low, high = (float(known.min()), float(known.max())) if len(known) else (np.nan, np.nan)
+        step = max(1, -(-len(known) // _MOST_PIXELS))
+        return cls(len(known), values.size - len(known), low, high, known[::step].copy())
+
+
+@dataclass(frozen=True)
+class NumberCells:
+    """Masks of numbers, averaged over the patches of their images; B masks.
+
+    Attributes:
+        masks: what each mask holds.
+        values: (B, K, rows, cols) float32, means of the labelled pixels, 0 where there are none.
+        weight: (B, rows, cols) float32, how many labelled pixels a patch has.
+    """
+
+    masks: Sequence[MaskNumbers]
+    values: Tensor
+    weight: Tensor
+
+
+def read_number_cells(
+    labels: Sequence[Any],
+    preprocess: Preprocessing,
+    reader: DenseLabels,
+    image_sizes: Sequence[Sequence[int]] | None = None,
+) -> NumberCells:
+    """Average masks of numbers over patches, and look at all their pixels; every mask is decoded once.
+
+    Args:
+        labels: the masks.
+        preprocess: how the images are prepared.
+        reader: how the numbers are stored.
+        image_sizes: (height, width) in pixels of each upright image, to be checked; None checks
+            nothing.
+
+    Raises:
+        DataError: as :meth:`DenseLabels.cells`.
+    """
+    masks = []
+    values = []
+    weights = []
+    for raster in read_labels(labels, image_sizes):
+        planes, valid = reader._quantities(raster)
+        masks.append(MaskNumbers.of(planes.masked_fill(~valid, torch.nan).numpy()))
+        means, weight = _mean_cells(planes, valid, preprocess)
+        values.append(means)
+        weights.append(weight)
+    return NumberCells(masks, batch(values), torch.stack(weights))
 
 
 def count_classes(labels: Any, nodata: float | Sequence[float] | None = None) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from dinoneck.data.fact_words import (
     quartiles,
     quartiles_in_words,
 )
-from dinoneck.data.labels import ClassLabels, DenseLabels
+from dinoneck.data.labels import ClassLabels, DenseLabels, MaskNumbers
 from dinoneck.data.masks import MaskClasses, MaskSurvey
 from dinoneck.data.normals import NormalLabels
 from dinoneck.data.sheet import Colour, Heat, Painting, Regions
@@ -28,8 +28,6 @@ from dinoneck.images.preprocessing import Preprocessing
 from dinoneck.text import counted
 
 Array = np.ndarray[Any, Any]
-# of one mask, at equal distances: quartiles of all pixels would keep them all in memory
-_MOST_PIXELS = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,39 +94,39 @@ def class_masks(
     return MaskFacts(facts, overlay, shown, legend)
 
 
-def number_masks(table: Table, reader: DenseLabels) -> MaskFacts:
-    """Return the facts of numbers per pixel; every mask is read.
+def number_masks(
+    table: Table, reader: DenseLabels, masks: Sequence[MaskNumbers] | None = None
+) -> MaskFacts:
+    """Return the facts of numbers per pixel.
 
-    Minimum and maximum are those of all pixels, quartiles those of up to 4,096 pixels of each mask,
-    at equal distances.
+    Minimum and maximum are those of all pixels, quartiles those of a sample of each mask.
+
+    Args:
+        table: the images and their masks.
+        reader: how the numbers are stored.
+        masks: what each mask holds, in the order of the rows that have one; None = they are decoded.
 
     Raises:
         DataError: if a mask cannot be read.
     """
     rows = _rows_with_mask(table)
-    lows: list[float] = []
-    highs: list[float] = []
-    samples: list[Array] = []
-    num_labelled = num_unlabelled = 0
-    for values in in_threads(lambda row: reader.stored_numbers(_mask(table, row)), rows):
-        known = values[~np.isnan(values)]
-        num_labelled += len(known)
-        num_unlabelled += values.size - len(known)
-        if len(known):
-            lows.append(float(known.min()))
-            highs.append(float(known.max()))
-            samples.append(known[:: -(-len(known) // _MOST_PIXELS)])
-    if not samples:
+    if masks is None:
+        masks = [
+            *in_threads(lambda row: MaskNumbers.of(reader.stored_numbers(_mask(table, row))), rows)
+        ]
+    filled = [mask for mask in masks if mask.labelled]
+    if not filled:
         raise DataError("all pixels of the masks are unlabelled; expected numbers")
-    numbers = quartiles(np.concatenate(samples)) | {"min": min(lows), "max": max(highs)}
+    numbers = quartiles(np.concatenate([mask.sample for mask in filled]))
+    numbers |= {"min": min(mask.low for mask in filled), "max": max(mask.high for mask in filled)}
     nodata: Any = reader.nodata
     facts = {
         "kind": "numbers",
         "count": len(rows),
-        "empty": len(rows) - len(samples),
+        "empty": len(rows) - len(filled),
         "quartiles": numbers,
-        "labelled": num_labelled,
-        "unlabelled": num_unlabelled,
+        "labelled": sum(mask.labelled for mask in masks),
+        "unlabelled": sum(mask.unlabelled for mask in masks),
         "unlabelled_values": [float(value) for value in nodata if np.isfinite(value)],
     }
 

@@ -126,6 +126,10 @@ class DataSummary:
         """Write :meth:`picture` to a file, whose suffix tells the format."""
         self.picture().save(path, quality=_JPEG_QUALITY)
 
+    def draw(self) -> None:
+        """Draw the sheet that :attr:`jpeg` returns, if it is not drawn yet."""
+        _ = self.jpeg
+
     @cached_property
     def jpeg(self) -> bytes | None:
         """The content of ``data.jpg``; None if no image is at hand."""
@@ -263,7 +267,7 @@ def summarise_objects(parts: Mapping[str, ListedImages], *, bits: int | None = N
 
     def known_of(row: int) -> dict[str, str]:
         part, i = places[row]
-        return {"part": part, "number": counted(len(parts[part].labels_of(i)), "object")}
+        return {"part": f"part {part}", "number": counted(len(parts[part].labels_of(i)), "object")}
 
     facts["identical"] = _identical(paths, [path.name for path in paths], known_of)
     samples, legend = object_samples(parts, [places[row] for row in rows])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from dinoneck.data.folders import DataFolder
-from dinoneck.data.labels import DenseLabels
 from dinoneck.data.mask_facts import MaskFacts, class_masks, normal_masks, number_masks
 from dinoneck.data.masks import mask_classes, survey_masks
 from dinoneck.data.summary import DataSummary, summarise_table
@@ -13,7 +12,7 @@ from dinoneck.data.table import Table
 from dinoneck.images.preprocessing import Preprocessing
 from dinoneck.kinds import LABEL_KINDS
 from dinoneck.training.config import DataConfig, TrainConfig
-from dinoneck.training.masks import class_options, map_task, masks_of
+from dinoneck.training.masks import class_options, map_task, masks_of, number_reader
 from dinoneck.training.problem import Problem, read_problem
 from dinoneck.training.table import column_tasks, of_pasture, table_of
 
@@ -58,6 +57,9 @@ def summary_of_run(config: TrainConfig, table: Table, problem: Problem) -> DataS
     if maps is not None and maps.classes is not None and maps.survey is not None:
         masks = class_masks(table, maps.survey, maps.classes, maps.read_stored)
         return _summary(config, table, masks)
+    if maps is not None and maps.numbers is not None:
+        masks = number_masks(table, number_reader(config.data), maps.numbers)
+        return _summary(config, table, masks)
     return _summary(config, table, _read_masks(config.data, table))
 
 
@@ -73,8 +75,7 @@ def _read_masks(data: DataConfig, table: Table) -> MaskFacts:
     if data.label_kind == "normals":
         return normal_masks(table)
     if data.label_kind == "numbers":
-        reader = DenseLabels(scale=data.scale, offset=data.offset, nodata=data.nodata)
-        return number_masks(table, reader)
+        return number_masks(table, number_reader(data))
     masks = masks_of(table)
     options = class_options(data)
     survey = survey_masks(masks.files, options, masks.image_sizes)

@@ -133,10 +133,14 @@ def results_in(folder: Path) -> list[Path]:
 
 
 def show_data(summary: DataSummary) -> None:
-    """Print what was read, in the process that writes files."""
+    """Print what was read, and draw the sheet, in the process that writes files.
+
+    Masks that are drawn are kept, so that finer maps of them are made without decoding them again.
+    """
     if writes():
         for line in summary.lines():
             announce(line)
+        summary.draw()
 
 
 def is_new(folder: Path) -> bool:

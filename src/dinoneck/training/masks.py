@@ -17,8 +17,10 @@ from dinoneck.data.class_colors import parse_colors
 from dinoneck.data.labels import (
     ClassLabels,
     DenseLabels,
+    MaskNumbers,
     prepared_classes,
     read_class_cells,
+    read_number_cells,
 )
 from dinoneck.data.masks import ClassOptions, MaskClasses, MaskSurvey
 from dinoneck.data.normals import NormalLabels
@@ -195,6 +197,7 @@ class Maps:
             -1 = unlabelled, or numbers (H, W, bands) float32, NaN = unlabelled; None for normals.
         classes: of masks of classes: which values they are; None of others.
         survey: of masks of classes: the values of each, in the order of the rows; None of others.
+        numbers: of masks of numbers: what each holds, in the order of the rows; None of others.
     """
 
     names: tuple[str, ...]
@@ -204,6 +207,7 @@ class Maps:
     read_stored: Callable[[int], Raw] | None = None
     classes: MaskClasses | None = None
     survey: MaskSurvey | None = None
+    numbers: Sequence[MaskNumbers] | None = None
 
 
 def read_maps(data: DataConfig, table: Table, preprocess: Preprocessing) -> Maps:
@@ -262,9 +266,9 @@ def _read_numbers(
     data: DataConfig, table: Table, masks: TableMasks, preprocess: Preprocessing
 ) -> Maps:
     """Read the numbers per pixel of a table and average them over the patches of their images."""
-    reader = DenseLabels(scale=data.scale, offset=data.offset, nodata=data.nodata)
-    mean, counts = reader.cells(masks.files, preprocess, masks.image_sizes)
-    values, weight = _of_all_rows(table, masks, mean, counts)
+    reader = number_reader(data)
+    cells = read_number_cells(masks.files, preprocess, reader, masks.image_sizes)
+    values, weight = _of_all_rows(table, masks, cells.values, cells.weight)
     file_of_row = dict(zip(masks.rows, masks.files, strict=True))
     return Maps(
         data.classes,
@@ -272,7 +276,13 @@ def _read_numbers(
         weight=weight,
         read_pixels=_no_pixels,
         read_stored=lambda row: reader.stored_numbers(file_of_row[row]),
+        numbers=cells.masks,
     )
+
+
+def number_reader(data: DataConfig) -> DenseLabels:
+    """Return what reads masks of numbers as a run states them."""
+    return DenseLabels(scale=data.scale, offset=data.offset, nodata=data.nodata)
 
 
 def _no_pixels(row: int) -> Tensor:

@@ -260,6 +260,14 @@ def test_parts_of_one_file_count_its_cuts_once(tmp_path: Path) -> None:
     assert summary.facts["objects"]["cut"] == 1
 
 
+def test_images_that_are_trained_on_and_held_out_are_named(tmp_path: Path) -> None:
+    images = boxes(tmp_path)
+    summary = summarise({"train": images, "val": images.take([1])})
+    assert summary.lines()[-1] == (
+        "2 images have the bytes of another: 1.png (part train) = 1.png (part val)"
+    )
+
+
 def test_many_targets_are_fifteen_lines_and_all_are_in_the_facts(tmp_path: Path) -> None:
     columns = {f"target{number}": [1.0, 2.0] for number in range(30)}
     summary = summarise(table(tmp_path, columns))

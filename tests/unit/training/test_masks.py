@@ -302,6 +302,17 @@ def test_every_mask_is_decoded_at_most_twice_in_a_run_and_in_an_evaluation(
     assert max(reads.values()) <= 2
 
 
+def test_every_mask_of_numbers_is_decoded_once_and_once_more_where_it_is_drawn(
+    tmp_path: Path, reads: Counter[str]
+) -> None:
+    folder = written(tmp_path, [halves(0, 1), halves(1, 1), halves(1, 0), halves(0, 2)])
+    config = configured(folder, {"type": "dense", "hidden_dim": 8}, label_kind="numbers")
+
+    train(config, tmp_path / "run")
+
+    assert set(reads.values()) == {2}
+
+
 def test_what_was_decided_over_all_masks_is_in_the_head_file(tmp_path: Path) -> None:
     """255 beside other classes is unlabelled in a truth that has 0 and 255 alone."""
     folder = written(tmp_path, [halves(0, 1), halves(1, 1), halves(1, 0), halves(0, 255)])
