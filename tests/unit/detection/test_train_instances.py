@@ -285,7 +285,9 @@ def test_a_trained_backbone_makes_no_frozen_tokens_that_nobody_reads(
     assert sum(num_images) == examples + epochs + held_out
 
 
-def test_a_damaged_image_is_refused_before_a_trained_backbone_has_a_folder(tmp_path: Path) -> None:
+def test_a_damaged_image_is_refused_before_a_trained_backbone_writes_more_than_the_summary(
+    tmp_path: Path,
+) -> None:
     """The header of a JPEG is whole, so that only what decodes it sees that it is cut."""
     file = scenes(tmp_path / "s", 4)
     damaged = tmp_path / "s" / "3.jpg"
@@ -299,7 +301,8 @@ def test_a_damaged_image_is_refused_before_a_trained_backbone_has_a_folder(tmp_p
     with pytest.raises(DataError, match=r"3\.jpg cannot be decoded"):
         train_instances(config, tmp_path / "run")
 
-    assert not (tmp_path / "run").exists()
+    written = {path.name for path in (tmp_path / "run").iterdir()}
+    assert written == {"data.json", "data.txt", "data.jpg"}
 
 
 def test_finished_heads_are_scored_over_all_scores(tmp_path: Path) -> None:
