@@ -282,7 +282,7 @@ def _title(count: int, rows: Sequence[int], shown: Mapping[str, Mapping[int, int
     text = f"{len(rows)} of {counted(count, 'image')} drawn"
     if shown:
         num_drawn = sum(not amounts.keys().isdisjoint(rows) for amounts in shown.values())
-        text += f", with {num_drawn} of {len(shown)} classes"
+        text += f", with {num_drawn} of {len(shown)} class{'es' if len(shown) > 1 else ''}"
     return text
 
 
