@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision import tv_tensors
-from torchvision.transforms import v2
 
 from dinoneck.data.cells import PathLike
 from dinoneck.data.coco import CocoBox, Crowd, Listed
@@ -56,6 +54,10 @@ from dinoneck.images.decoding import read_pixels, to_uint8
 from dinoneck.images.preprocessing import Preprocessing
 from dinoneck.images.recipe import IMAGENET_MEAN, IMAGENET_STD
 from dinoneck.text import some_of
+
+if TYPE_CHECKING:  # its import takes as long as that of torch; only what decodes images needs it
+    from torchvision import tv_tensors
+    from torchvision.transforms import v2
 
 Target = dict[str, Any]
 Flip = Literal["horizontal", "both"]
@@ -205,6 +207,8 @@ class BoxImages(ListedImages, Dataset[Any]):
         return longest or None
 
     def __getitem__(self, i: int) -> Any:
+        from torchvision import tv_tensors
+
         image, boxes = self.original(i)
         size = boxes.canvas_size
         target: Target = {
@@ -229,6 +233,8 @@ class BoxImages(ListedImages, Dataset[Any]):
         Raises:
             DataError: if the image cannot be read, or has another size than in the JSON.
         """
+        from torchvision import tv_tensors
+
         image = to_uint8(read_pixels(self.paths[i], self.bits))
         size = self._check_size(i, (image.shape[-2], image.shape[-1]))
         return tv_tensors.Image(image), tv_tensors.BoundingBoxes(
@@ -482,6 +488,9 @@ def box_transforms(
         >>> tuple(image.shape), [round(v, 2) for v in target["boxes"][0].tolist()]
         ((3, 64, 96), [24.0, 6.4, 48.0, 19.2])
     """
+    from torchvision import tv_tensors
+    from torchvision.transforms import v2
+
     height_and_width = _check_transform(size, mean, std, flip)
     if not min_box_px >= SHORTEST_PX:
         raise ConfigError(f"min_box_px is {min_box_px}; expected {SHORTEST_PX} or more")

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.ops import masks_to_boxes
 
 from dinoneck.errors import ConfigError
 from dinoneck.losses.masked import exact
@@ -97,7 +96,7 @@ def decode_instances(
 
 
 def _instances(masks: Tensor, labels: Tensor, scores: Tensor) -> dict[str, Tensor]:
-    return {"boxes": _boxes_of(masks), "labels": labels, "scores": scores, "masks": masks}
+    return {"boxes": boxes_of(masks), "labels": labels, "scores": scores, "masks": masks}
 
 
 def _first_of_duplicates(masks: Tensor, labels: Tensor) -> Tensor:
@@ -182,14 +181,19 @@ def _nearest_peak(offset: Tensor, peaks: Tensor) -> Tensor:
     return F.pad(distances, (1, 0), value=torch.inf).argmin(dim=1)
 
 
-def _boxes_of(masks: Tensor) -> Tensor:
-    """(n, 4) XYXY around masks (n, H, W); an empty mask has an empty box."""
-    boxes = torch.zeros(len(masks), 4, device=masks.device)
-    is_filled = masks.flatten(1).any(dim=1)
-    # torchvision gives the indices of the last pixels; a box ends at their outer edge
-    to_outer_edge = boxes.new_tensor([0.0, 0.0, 1.0, 1.0])
-    boxes[is_filled] = masks_to_boxes(masks[is_filled]) + to_outer_edge
-    return boxes
+def boxes_of(masks: Tensor) -> Tensor:
+    """Return the boxes (n, 4) float32 around masks (n, H, W), XYXY at the outer edges of pixels; 0 around none."""
+    left, right = _ends(masks.any(dim=1))
+    top, bottom = _ends(masks.any(dim=2))
+    return torch.stack([left, top, right, bottom], dim=1).float()
+
+
+def _ends(is_filled: Tensor) -> tuple[Tensor, Tensor]:
+    """The places (n,) before the first and after the last of those that are filled (n, L); 0 without one."""
+    numbers = is_filled.long()
+    first = numbers.argmax(dim=1)
+    last = numbers.shape[1] - numbers.flip(1).argmax(dim=1)
+    return first, last * numbers.any(dim=1)
 
 
 def decode_panoptic(

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dinoneck.heads.head import Head
+from dinoneck.heads.instances import boxes_of, decode_centres, decode_instances, decode_panoptic
 from dinoneck.images.preprocessing import Preprocessing
 from dinoneck.images.recipe import ImageRecipe, Size
 from dinoneck.images.views import Views
@@ -279,9 +280,6 @@ def objects_from_outputs(
     Returns:
         As :func:`objects_at_image_size`.
     """
-    # it imports torchvision, which heads of objects alone need
-    from dinoneck.heads.instances import decode_centres, decode_instances, decode_panoptic
-
     canvas = _Canvas.of(size, recipe)
     batches = {content: torch.from_numpy(array)[None] for content, array in outputs.items()}
     if task.kind == "panoptic":
@@ -318,14 +316,11 @@ def _panoptic_on_image(
 
 def _instances_on_image(instances: Mapping[str, Tensor], canvas: _Canvas) -> dict[str, Array]:
     """The instances that the image shows, with boxes around what it shows of them."""
-    from torchvision.ops import masks_to_boxes  # loaded with the head already
-
     masks = F.pad(instances["masks"], canvas.padding)
     is_visible = masks.flatten(1).any(dim=1)
     masks = masks[is_visible]
-    to_outer_edges = masks.new_tensor([0.0, 0.0, 1.0, 1.0], dtype=torch.float32)
     visible = {
-        "boxes": masks_to_boxes(masks) + to_outer_edges,
+        "boxes": boxes_of(masks),
         "labels": instances["labels"][is_visible],
         "scores": instances["scores"][is_visible],
         "masks": masks,

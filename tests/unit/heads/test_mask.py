@@ -28,7 +28,7 @@ from dinoneck import (
     load_head,
 )
 from dinoneck.grid import GridSize
-from dinoneck.heads.instances import decode_centres, decode_instances, decode_panoptic
+from dinoneck.heads.instances import boxes_of, decode_centres, decode_instances, decode_panoptic
 from dinoneck.heads.mask import rotary_positions
 from dinoneck.losses import TaskLoss
 from dinoneck.losses.mask import centre_loss, mask_loss
@@ -375,6 +375,19 @@ def test_the_boxes_of_instances_are_in_pixels_of_the_image() -> None:
     found = decode_four_queries()
 
     assert found["boxes"].tolist() == [[0, 0, 6, 4], [6, 4, 12, 8]]
+
+
+def test_boxes_end_at_the_outer_edges_of_masks_as_those_of_torchvision() -> None:
+    masks = torch.rand(50, 7, 9, generator=torch.Generator().manual_seed(0)) > 0.95
+    is_filled = masks.flatten(1).any(dim=1)
+    assert 0 < is_filled.sum() < 50
+
+    boxes = boxes_of(masks)
+
+    edges = torch.tensor([0.0, 0.0, 1.0, 1.0])
+    assert torch.equal(boxes[is_filled], masks_to_boxes(masks[is_filled]) + edges)
+    assert not boxes[~is_filled].any()
+    assert boxes_of(masks[:0]).shape == (0, 4)
 
 
 def test_the_masks_of_instances_are_those_of_queries_in_the_image() -> None:
