@@ -41,6 +41,11 @@ PROJECTIONS = 2
 
 LEFT_OUT = (
     "*/report.json/config",  # what the case states, and the defaults
+    "*/data.json",  # the summary of the data, which no result depends on
+    "*/data.txt",
+    "*/data.jpg",
+    "*/report.json/data",
+    "training/evaluation*/data",
     "*/trained_on.csv/blake2b",  # bytes of PNG files differ between versions of their library
     "*.safetensors/header/training_images",  # hashes of the bytes of PNG files
     "*.safetensors/header/tensors",  # names and shapes, which are recorded with the statistics
@@ -67,8 +72,15 @@ def measure(name: str, folder: Path) -> Any:
         return without_left_out(plain(result), name)
     recorded = {}
     for path, content in result["files"].items():
-        recorded[path] = without_left_out(record_file(path, content), f"{name}/{path}")
+        address = f"{name}/{path}"
+        if not is_left_out(address):
+            recorded[path] = without_left_out(record_file(path, content), address)
     return recorded
+
+
+def is_left_out(address: str) -> bool:
+    """Whether something is not recorded."""
+    return any(fnmatch.fnmatchcase(address, pattern) for pattern in LEFT_OUT)
 
 
 def record_file(path: str, content: Any) -> Any:
@@ -157,14 +169,14 @@ def without_left_out(value: Any, address: str) -> Any:
         kept = {}
         for key, inner in value.items():
             inside = f"{address}/{key}"
-            if not any(fnmatch.fnmatchcase(inside, pattern) for pattern in LEFT_OUT):
+            if not is_left_out(inside):
                 kept[key] = without_left_out(inner, inside)
         return kept
     if isinstance(value, list):
         kept_items = []
         for position, inner in enumerate(value):
             inside = f"{address}/{position}"
-            if not any(fnmatch.fnmatchcase(inside, pattern) for pattern in LEFT_OUT):
+            if not is_left_out(inside):
                 kept_items.append(without_left_out(inner, inside))
         return kept_items
     return value

@@ -105,7 +105,15 @@ def test_a_killed_run_goes_on_to_the_same_numbers(
     ].keys()
     assert report["best"]["AP"] == max(row["AP"] for row in rows)
     assert json.loads((whole / "report.json").read_text()) == json.loads(json.dumps(report))
-    files = ["detector.safetensors", "log.jsonl", "report.json", "trained_on.csv"]
+    files = [
+        "data.jpg",
+        "data.json",
+        "data.txt",
+        "detector.safetensors",
+        "log.jsonl",
+        "report.json",
+    ]
+    files += ["trained_on.csv"]
     assert sorted(contents(whole)) == files
     monkeypatch.setattr(engine, "SAVE_EVERY_S", 0.0)
 

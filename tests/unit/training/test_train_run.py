@@ -32,6 +32,9 @@ N = 8
 FILES = [
     "baselines/fold-0.safetensors",
     "baselines/fold-1.safetensors",
+    "data.jpg",
+    "data.json",
+    "data.txt",
     "head.safetensors",
     "heads/fold-0.safetensors",
     "heads/fold-1.safetensors",
