@@ -10,9 +10,6 @@ from tqdm import tqdm
 
 SECONDS_PER_LINE = 60.0  # of a log
 # from here on a time is in minutes, in hours, and in whole hours
-_SECONDS_IN_MINUTES = 90
-_MINUTES_IN_HOURS = 90
-_WHOLE_HOURS = 10
 
 
 def progress(
@@ -72,19 +69,6 @@ def _print_line(text: str) -> None:
     """Print a line to a log; tqdm.write would repeat the lines of bars that are open."""
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()
-
-
-def in_time(seconds: float) -> str:
-    """Return a time in plain words: ``40 s``, ``12 min``, ``3.5 h``, ``386 h``."""
-    if seconds < _SECONDS_IN_MINUTES:
-        return f"{seconds:.0f} s"
-    minutes = seconds / 60
-    if minutes < _MINUTES_IN_HOURS:
-        return f"{minutes:.0f} min"
-    hours = minutes / 60
-    if hours < _WHOLE_HOURS:
-        return f"{hours:.1f} h"
-    return f"{hours:.0f} h"
 
 
 class _Lines(tqdm):  # type: ignore[type-arg]

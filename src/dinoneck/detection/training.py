@@ -253,7 +253,7 @@ class DetectorTrainer:
         with restored_random_state():
             self._begin(resume=resume)
             self._start_or_continue()
-            notes = EpochNotes({"": len(self.samples)}, engine.recipe.epochs, what="the training")
+            notes = EpochNotes(engine.recipe.epochs)
             notes.start_fold("")
             with engine.progress() as bar:
                 while not engine.is_finished:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import logging
 import math
 import os
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from functools import partial
@@ -43,8 +41,8 @@ from dinoneck.store.feature_store import FeatureStore
 from dinoneck.store.memory import MemoryStore
 from dinoneck.tasks import Task, without_calibration
 from dinoneck.tokens import Tokens
-from dinoneck.training.batches import Batch, BatchReader, BatchRows
-from dinoneck.training.engine import Engine, autocast, restored_random_state, seed_all
+from dinoneck.training.batches import Batch, BatchReader
+from dinoneck.training.engine import Engine, restored_random_state, seed_all
 from dinoneck.training.folder import STATE, Callback
 from dinoneck.training.identity import identity_of
 from dinoneck.training.ids import IdMatcher
@@ -57,8 +55,6 @@ from dinoneck.training.targets import known_mask, normalise_samples
 from dinoneck.training.token_sources import LiveTokens, TokenSource
 
 logger = logging.getLogger(__name__)
-_IMAGES_OF_WARM_UP = 2  # of the first step of an estimate, which is not counted
-_SECONDS_OF_ESTIMATE = 2.0  # of its second step, about
 _RUNNING = threading.RLock()  # a run seeds the global generators: one at a time in a process
 
 
@@ -210,69 +206,6 @@ def _train_batch(engine: Engine, objective: Objective, batch: Batch) -> None:
     losses |= objective.learned_weights()
     engine.step()
     engine.add_losses(losses, batch.num_images)
-
-
-def seconds_per_image(
-    head: Head,
-    source: TokenSource,
-    targets: Any,
-    *,
-    ids: Sequence[str],
-    target_ids: Sequence[str],
-    weights: Mapping[str, Any],
-    loss: TaskLoss,
-    recipe: Recipe,
-) -> float:
-    """Return about how many seconds an image takes in an epoch of :func:`fit`, by steps on a copy of the head.
-
-    The head, the loss and the state of random generators stay as they are. A step on two images
-    warms up; the next one is on as many images of a batch as take about 2 s. A step includes
-    reading the tokens, without the optimizer. Arguments are those of :func:`fit`.
-    """
-    matched = match_samples(
-        source.ids,
-        targets,
-        weights,
-        labels={task.name: task.labels for task in head.tasks},
-        ids=ids,
-        target_ids=target_ids,
-    )
-    samples = normalise_samples(loss, matched, needs_validation=False)
-    device = next(head.parameters()).device
-    # a batch of as many images as a micro-batch has, which fits into memory where the whole one may not
-    most_images = min(math.ceil(recipe.batch_size / recipe.accumulate), samples.train_count)
-    objective = Objective(
-        copy.deepcopy(head),
-        source,
-        copy.deepcopy(loss).to(device),
-        recipe.changed(accumulate=1),
-    )
-    objective.is_first_step = False  # warnings of losses are those of the training
-    objective.train()
-    reader = BatchReader(
-        source, samples, objective.maps, device=device, vector_maps=objective.vector_maps
-    )
-
-    def seconds_of_step(num_images: int) -> float:
-        started = time.perf_counter()
-        rows = BatchRows(range(num_images), views=None, num_images=num_images, mixes=False)
-        batch = reader.read(rows, is_training=True)
-        for micro_batch in objective.micro_batches(batch.inputs, batch.targets, mixes=False):
-            with autocast(device, recipe.amp):
-                losses = objective(micro_batch)
-            losses["loss"].backward()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter() - started
-
-    num_images = min(_IMAGES_OF_WARM_UP, most_images)
-    with _RUNNING, restored_random_state():
-        seconds = seconds_of_step(num_images)
-        images_in_time = int(_SECONDS_OF_ESTIMATE / seconds * num_images)
-        num_images = max(num_images, min(images_in_time, most_images))
-        seconds = seconds_of_step(num_images)
-    passes = 2 if recipe.optimizer == "sam" else 1
-    return passes * seconds / num_images
 
 
 def _validate(engine: Engine, objective: Objective, reader: BatchReader) -> dict[str, float]:

@@ -33,10 +33,6 @@ _DEFAULT_ARGUMENTS: dict[str, dict[str, Any]] = {
     # narrower than the published head, which a few hundred images do not fill
     "mask": {"dim": 128},
 }
-# head or neck -> one that takes much less time per image
-_CHEAPER_OF_MAPS = {"dpt": "fpn", "dpt_neck": "fpn", "mask": "fpn", "fpn": "dense"}
-_CHEAPER_OF_OBJECTS = {"dpt_neck": "fpn", "mask": "fpn"}
-_CHEAPER_OF_NUMBERS = {"dpt_neck": "fpn", "fpn": "patch_mean", "cls_gating": "patch_mean"}
 # of a detector's file: they go into its backbone, see dinoneck.training.earlier
 _WEIGHTS_OF_VIT = "tuned."
 _NUM_SHOWN = 5  # names of tensors in a message
@@ -85,29 +81,6 @@ def _map_kind(problem: Problem) -> str | None:
         if task.is_map:
             return task.kind
     return None
-
-
-def cheaper_head(config: HeadConfig, problem: Problem) -> str | None:
-    """Return the name of a head that learns the same in much less time than that of the config, or None.
-
-    Heads of maps are compared with those of maps, and others with those of numbers.
-    """
-    kinds = {task.kind for task in problem.tasks}
-    map_kind = _map_kind(problem)
-    name = head_type(config, map_kind)
-    cheaper: str | None
-    if "panoptic" in kinds:
-        cheaper = None  # one head learns these
-    elif map_kind is not None:
-        cheaper = _CHEAPER_OF_MAPS.get(name)
-    elif "instances" in kinds:
-        cheaper = _CHEAPER_OF_OBJECTS.get(name)
-    else:
-        cheaper = _CHEAPER_OF_NUMBERS.get(name)
-    if cheaper is not None and problem.compositions:
-        if "compositions" not in fields_of(registry.resolve(cheaper)):
-            return None
-    return cheaper
 
 
 def make_head(config: HeadConfig, tokens: Tokens, problem: Problem, rows: Array, seed: int) -> Head:

@@ -42,13 +42,12 @@ from dinoneck.training.config import DataConfig, HeadConfig, TrainConfig
 from dinoneck.training.data_folder import of_data_folder
 from dinoneck.training.data_summary import summary_of_run
 from dinoneck.training.engine import highest_memory
-from dinoneck.training.epoch_notes import SHORTEST_RUN, EpochNotes
+from dinoneck.training.epoch_notes import EpochNotes
 from dinoneck.training.evaluators import Evaluator, FoldTokens, KeptHead, ValueEvaluator
-from dinoneck.training.fitting import fit, seconds_per_image
+from dinoneck.training.fitting import fit
 from dinoneck.training.folds import Fold, Rows, folds_of
 from dinoneck.training.intervals import with_configured_intervals
 from dinoneck.training.new_head import (
-    cheaper_head,
     default_head_of_masks,
     head_type,
     log_start,
@@ -61,7 +60,7 @@ from dinoneck.training.problem import (
     unlabelled_rows,
     with_fine_maps,
 )
-from dinoneck.training.processes import are_several, join_processes
+from dinoneck.training.processes import join_processes
 from dinoneck.training.report import HEAD, LINEAR
 from dinoneck.training.run_file import (
     holds_baseline_too,
@@ -84,10 +83,6 @@ from dinoneck.training.trained_images import (
 from dinoneck.version import versions
 
 logger = logging.getLogger(__name__)
-
-_LONG_S = 600.0  # seconds of a run that a cheaper head is named for
-# of an image that is held out, of one to train on: a backward pass costs two forward passes
-_COST_OF_VALIDATION = 1 / 3
 
 AnyHeadConfig = TypeVar("AnyHeadConfig", bound=HeadConfig)
 
@@ -273,8 +268,7 @@ class Trainer(ABC, Generic[AnyHeadConfig]):
     ) -> dict[str, Any]:
         """Do the same up to the report, which is returned: until it is written, the run is not finished."""
         self._begin(resume=resume)
-        notes = self._epoch_notes()
-        self._state_estimate(notes)
+        notes = EpochNotes(self.config.optim.epochs)
         for finished, fold in enumerate(self.folds, 1):
             try:
                 self._train_fold(fold, notes, callbacks)
@@ -413,82 +407,6 @@ class Trainer(ABC, Generic[AnyHeadConfig]):
             digest.update(f"|{name}|{tuple(values.shape)}|".encode())
             digest.update(bytes_of(values.contiguous()))
         return digest.hexdigest()
-
-    # what it says of its time
-
-    def _folds_to_train(self) -> list[Fold]:
-        """The folds that are not finished."""
-        folds = []
-        for fold in self.folds:
-            head_file = FoldPaths.of(self.folder, fold).head
-            if not files.is_finished_head(self.folder, head_file):
-                folds.append(fold)
-        return folds
-
-    def _epoch_notes(self) -> EpochNotes:
-        """What prints the epochs of the folds to train."""
-        folds = self._folds_to_train()
-        num_held_out = sum(not fold.is_of_all_images for fold in folds)
-        names = []
-        if num_held_out:
-            names.append("the fold" if num_held_out == 1 else f"the {num_held_out} folds")
-        if len(folds) > num_held_out:
-            names.append("the head of all images")
-        return EpochNotes(
-            {fold.title: len(self.tokens.rows_of(fold.train)) for fold in folds},
-            self.config.optim.epochs,
-            what=" and ".join(names),
-            may_end_early=self.config.optim.patience is not None,
-        )
-
-    def _state_estimate(self, notes: EpochNotes) -> None:
-        """Print how long a new run takes if that is long, by a step of its first head.
-
-        With a backbone that is trained along, the first epochs tell it: see :class:`EpochNotes`.
-        """
-        folds = self._folds_to_train()
-        is_begun = any(FoldPaths.of(self.folder, fold).unfinished.exists() for fold in folds)
-        if not folds or is_begun or self.config.is_live:
-            return
-        # a step of one process alone would wait for the others
-        if are_several() or not files.writes():
-            return
-        seconds = self._measure_image(folds[0])
-        if seconds is None:
-            return
-        num_images = 0.0
-        for fold in folds:
-            num_trained = len(self.tokens.rows_of(fold.train))
-            num_held_out = len(self.tokens.rows_of(fold.valid))
-            num_images += num_trained + num_held_out * _COST_OF_VALIDATION
-        total = num_images * self.config.optim.epochs * seconds
-        if total < SHORTEST_RUN:
-            return
-        remark = ""
-        cheaper = cheaper_head(self.config, self.problem)
-        if total > _LONG_S and cheaper is not None:
-            remark = f"; --head {cheaper} is much faster"
-        notes.state_estimate(total, remark)
-
-    def _measure_image(self, fold: Fold) -> float | None:
-        """The seconds that an image takes in an epoch of a fold; None if its step ends with an error."""
-        head = self.heads[fold.name].to(local_device(self.config.device))
-        tokens = self.tokens.frozen()
-        try:
-            return seconds_per_image(
-                head,
-                tokens,
-                self.problem.targets,
-                ids=[tokens.ids[row] for row in self.tokens.rows_of(fold.train)],
-                target_ids=tokens.ids,
-                weights=self.problem.weights,
-                loss=self.loss(head),
-                recipe=self.config.optim,
-            )
-        except (RuntimeError, TypeError, ValueError) as error:
-            # the training raises it with its cause, unless a copy of the head alone has it
-            logger.info("the time of the run is not estimated: %s", error)
-            return None
 
     # a fold
 
