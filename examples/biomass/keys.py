@@ -22,7 +22,7 @@ RENAMED: Mapping[str, str] = {
     "backbone.model_name": "backbone.name",
     "dataset.img_size": "data.size",
     "dataset.feature_dir": "data.store",
-    "dataset.num_aug_patterns": "images.views",
+    "dataset.num_aug_patterns": "data.views",
     "head.shared_hidden": "head.hidden_dim",
     "head.dropout": "head.dropout",
     "model.head.fpn_dim": "head.fpn_dim",

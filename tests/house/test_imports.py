@@ -99,6 +99,7 @@ IMPORTED_BY_EXAMPLES: dict[str, str] = {}
 NOT_IMPORTED = {
     "spconv-cu126": "networks of users run on it, and dinoneck.points reads their tensors",
     "crepes": "a test of intervals compares with it where it is installed",
+    "supervision": "tests of YOLO and VOC compare with its readers where it is installed",
     "import-linter": "make layers runs it",
     "lightning": "a page of docs/integrations runs it",
     "mkdocs-material": "make docs runs it",

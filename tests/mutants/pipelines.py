@@ -247,7 +247,7 @@ PIPELINES = [
         edit=never("len(_labelled) < len(_images)"),
         tests=[
             "unit/training/test_masks.py"
-            "::test_an_image_without_a_labelled_pixel_is_left_out_and_named"
+            "::test_an_image_without_a_labelled_pixel_is_left_out_and_counted"
         ],
     ),
     Mutant(

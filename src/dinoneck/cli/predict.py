@@ -24,8 +24,7 @@ from dinoneck.cli.truth import (
     one_truth,
     open_known_boxes,
 )
-from dinoneck.data.cells import csv_text
-from dinoneck.data.columns import DecimalMark
+from dinoneck.data.cells import DecimalMark, csv_text
 from dinoneck.data.folders import Subfolders
 from dinoneck.data.listing import SUFFIXES
 from dinoneck.errors import ConfigError, DataError

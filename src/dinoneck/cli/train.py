@@ -39,7 +39,6 @@ from dinoneck.training.config import (
     merged_values,
     stated_options,
 )
-from dinoneck.training.data_folder import of_data_folder
 from dinoneck.training.recipe import Config, DetectorRecipe, has_flag
 from dinoneck.training.trainings import Training
 from dinoneck.yaml_file import read_yaml
@@ -377,6 +376,8 @@ def _train_and_show(
     _check_before_torch(config, run, out, replaces=overwrite or switches_method)
     data_folder = None
     if isinstance(run, TrainConfig):
+        from dinoneck.training.data_folder import of_data_folder
+
         run, data_folder = of_data_folder(run)
     from dinoneck.training.entrance import run_training, show_data
 

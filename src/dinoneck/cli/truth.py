@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from dinoneck.data.boxes import BoxImages
-    from dinoneck.data.columns import DecimalMark
+    from dinoneck.data.cells import DecimalMark
     from dinoneck.data.folders import Subfolders
     from dinoneck.evaluation.mask_options import MaskOptions
     from dinoneck.evaluation.masks import MaskReader

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from dinoneck.backbones.backbone import Backbone
     from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
     from dinoneck.data.boxes import BoxImages
-    from dinoneck.data.columns import DecimalMark
+    from dinoneck.data.cells import DecimalMark
     from dinoneck.data.folders import Subfolders
     from dinoneck.evaluation.mask_options import MaskOptions
     from dinoneck.heads.instances import LeastScore

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dinoneck.data.cells import PathLike
-from dinoneck.data.coco import CocoBox, Crowd, Listed
+from dinoneck.data.coco import Listed
 from dinoneck.data.coco_checks import (
     SHORTEST_PX,
     BBox,
@@ -26,6 +26,7 @@ from dinoneck.data.coco_checks import (
     is_cut,
     reason_to_leave_out,
 )
+from dinoneck.data.coco_entries import CocoBox, Crowd
 from dinoneck.data.listed_images import (
     NO_OBJECT,
     Ids,

@@ -10,12 +10,13 @@ from collections.abc import Hashable, Iterable, Sequence
 from decimal import Context, Decimal
 from math import isfinite
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, Literal
 
 from dinoneck.errors import DataError
 from dinoneck.text import some_of
 
 PathLike = str | os.PathLike[str]
+DecimalMark = Literal[".", ","]
 IMAGES, LABELS, GROUP, FOLD = "images", "labels", "group", "fold"
 OWN_COLUMNS = (IMAGES, LABELS, GROUP, FOLD)
 """Columns of a table that are not its targets, see :func:`dinoneck.data.read_table`."""

@@ -13,7 +13,7 @@ from dinoneck.errors import DataError
 from dinoneck.text import in_words, some_of
 
 if TYPE_CHECKING:
-    from dinoneck.data.coco import Coco, CocoCategory, Id
+    from dinoneck.data.coco_entries import Coco, CocoCategory, Id
 
 BBox = tuple[float, float, float, float]
 BBOX = "x, y of the upper left corner, width and height in pixels"

@@ -12,14 +12,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from dinoneck.data.cells import cell_text, is_number, number_of, number_text
+from dinoneck.data.cells import DecimalMark, cell_text, is_number, number_of, number_text
 from dinoneck.errors import DataError
 from dinoneck.task_facts import NO_LABELS
 from dinoneck.text import did_you_mean, some_of
 
-DecimalMark = Literal[".", ","]
 MISSING_NUMBERS = frozenset({"na", "n/a", "nan", "null", "none"})
 """Words that say "missing" among numbers, in lower case."""
 _OTHER_MARK: Mapping[DecimalMark, DecimalMark] = {".": ",", ",": "."}

@@ -13,7 +13,8 @@ from typing import Any
 import pandas as pd
 
 from dinoneck.data.cells import IMAGES, OWN_COLUMNS, PathLike, composed
-from dinoneck.data.coco import CocoBox, read_coco
+from dinoneck.data.coco import read_coco
+from dinoneck.data.coco_entries import CocoBox
 from dinoneck.data.folders import LEFT_OUT
 from dinoneck.data.listing import identity_of, list_files
 from dinoneck.data.names import check_encodable, find_files

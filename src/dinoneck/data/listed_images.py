@@ -14,16 +14,8 @@ import numpy as np
 
 from dinoneck.data import voc, yolo
 from dinoneck.data.cells import PathLike
-from dinoneck.data.coco import (
-    CocoBox,
-    CocoImage,
-    Crowd,
-    Entry,
-    Id,
-    Listed,
-    choose_classes,
-    read_coco,
-)
+from dinoneck.data.coco import Listed, choose_classes, read_coco
+from dinoneck.data.coco_entries import CocoBox, CocoImage, Crowd, Entry, Id
 from dinoneck.data.names import find_files, is_absolute
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.images.pixels import in_threads, read_header

@@ -62,11 +62,16 @@ def _comparable(path: str) -> str:
 
 
 def find_files(
-    names: Sequence[Any], folder: PathLike, what: str, suffixes: Collection[str] = SUFFIXES
+    names: Sequence[Any],
+    folder: PathLike,
+    what: str,
+    suffixes: Collection[str] = SUFFIXES,
+    *,
+    beside: Path | None = None,
 ) -> list[Any]:
     r"""Return the file of each name, the first of these that there is.
 
-    1. The file at this path, relative to the folder.
+    1. The file at this path, relative to the folder, or else to ``beside``.
     2. The file at this path when letters are composed (NFC), ``\`` is ``/``, ``%20`` a blank, and
        capitals of the suffix do not count.
     3. The file at this path whose suffix the name leaves out: ``a/1`` is ``a/1.jpg``; ``1.jpg`` is
@@ -79,6 +84,7 @@ def find_files(
         folder: that names are relative to.
         what: what messages call the names.
         suffixes: of the files that 2 to 4 choose from.
+        beside: another folder that names may be relative to; None = none.
 
     Raises:
         DataError: if a name is missing or a URL, means no file or several, or two names mean one
@@ -91,8 +97,13 @@ def find_files(
     check_folder(root)
     found: list[Any] = []
     for name in names:
-        is_name = isinstance(name, str | os.PathLike | Real)
-        found.append(_as_written(name, root, what) if is_name else name)
+        if not isinstance(name, str | os.PathLike | Real):
+            found.append(name)
+            continue
+        file = _as_written(name, root, what)
+        if file is None and beside is not None:
+            file = _as_written(name, beside, what)
+        found.append(file)
     if any(file is None for file in found):
         found = _find_others(names, found, root, what, suffixes)
     _check_each_its_own(names, found, what)

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from dinoneck.data.cells import PathLike, check_unique
-from dinoneck.data.coco import CocoCategory, CocoSegments, Crowd, Id
 from dinoneck.data.coco_checks import check_bbox
+from dinoneck.data.coco_entries import CocoCategory, CocoSegments, Crowd, Id
 from dinoneck.data.listed_images import (
     NO_OBJECT,
     UNKNOWN,

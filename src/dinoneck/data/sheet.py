@@ -151,7 +151,7 @@ def draw_sheet(
         legend: name of a class -> its colour.
         bits: how many bits images of 16 bits use; None = all.
     """
-    tiles = [_tile(sample, bits) for sample in samples]
+    tiles = [draw_tile(sample, bits) for sample in samples]
     columns = min(_COLUMNS, len(tiles))
     width = max(2, columns) * (_WIDTH + _GAP) + _GAP
     strips = [_text_strip([title], width)]
@@ -174,10 +174,10 @@ def _row_of(tiles: Sequence[Image.Image], width: int) -> Image.Image:
     return row
 
 
-def _tile(sample: Sample, bits: int | None) -> Image.Image:
+def draw_tile(sample: Sample, bits: int | None) -> Image.Image:
     """A picture with its labels, and the text below it."""
-    name = _shortened_name(printable(sample.name), _WIDTH)
-    texts = _wrapped([printable(text) for text in sample.texts], _WIDTH, _MOST_LINES)
+    name = shortened_name(printable(sample.name), _WIDTH)
+    texts = wrapped([printable(text) for text in sample.texts], _WIDTH, _MOST_LINES)
     try:
         picture = _read_small(sample.image, bits)
     except DataError:
@@ -338,7 +338,7 @@ def _length(text: str) -> float:
     return length
 
 
-def _shortened_name(name: str, width: int) -> str:
+def shortened_name(name: str, width: int) -> str:
     """A name that fits in a line; of a long one the end."""
     if _length(name) <= width:
         return name
@@ -347,7 +347,7 @@ def _shortened_name(name: str, width: int) -> str:
     return f"…{name}"
 
 
-def _wrapped(texts: Sequence[str], width: int, most_lines: int) -> list[str]:
+def wrapped(texts: Sequence[str], width: int, most_lines: int) -> list[str]:
     """Texts broken at blanks into lines; what does not fit is left out, and an ellipsis says so."""
     lines: list[str] = []
     for text in texts:
@@ -376,7 +376,7 @@ def _cut(line: str, width: int) -> str:
 
 
 def _text_strip(texts: Sequence[str], width: int) -> Image.Image:
-    lines = _wrapped([printable(text) for text in texts], width - 2 * _GAP, most_lines=3)
+    lines = wrapped([printable(text) for text in texts], width - 2 * _GAP, most_lines=3)
     strip = Image.new("RGB", (width, _LINE * len(lines) + 2 * _GAP), _PAPER)
     draw = ImageDraw.Draw(strip)
     for number, line in enumerate(lines):

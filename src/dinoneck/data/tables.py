@@ -15,7 +15,7 @@ rule, that of :mod:`dinoneck.data.columns`.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from numbers import Real
@@ -32,6 +32,7 @@ from dinoneck.data.cells import (
     IMAGES,
     LABELS,
     OWN_COLUMNS,
+    DecimalMark,
     PathLike,
     cell_text,
     cell_texts,
@@ -42,7 +43,6 @@ from dinoneck.data.cells import (
 )
 from dinoneck.data.columns import (
     Column,
-    DecimalMark,
     are_indicators,
     decimal_mark,
     read_classes,
@@ -51,7 +51,7 @@ from dinoneck.data.columns import (
     read_numbers,
 )
 from dinoneck.data.csv_files import check_has_rows, check_header, read_csv_file
-from dinoneck.data.listing import MASK_SUFFIXES, SUFFIXES
+from dinoneck.data.listing import MASK_SUFFIXES
 from dinoneck.data.names import find_files
 from dinoneck.data.table import LABEL_NAMES
 from dinoneck.errors import ConfigError, DataError
@@ -101,8 +101,8 @@ def read_table(
         group: columns whose equal values belong in one fold.
         fold_column: the column with the name of each image's fold.
         image_column: the column with the file names; a DataFrame without it has them in its index.
-        labels: the column with the file names of dense labels; an image whose cell is empty has
-            none.
+        labels: the column with the file names of dense labels, which may also be relative to the
+            folder of the table; an image whose cell is empty has none.
         classes: column -> class names in their order, which admits no others; empty = those that
             occur, also numbers.
         numbers: columns that hold numbers, so that a column of words, or of codes, is not read as
@@ -250,6 +250,7 @@ class _Sheet:
         cells: column -> its cells, as text or values of a DataFrame.
         categories: categorical column of a DataFrame -> its categories, also those of no row.
         separator: between the cells of a CSV file; None = it is none.
+        folder: of the file; None = it is a DataFrame.
     """
 
     name: str
@@ -258,6 +259,7 @@ class _Sheet:
     cells: Mapping[str, Sequence[Any]]
     categories: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     separator: str | None = None
+    folder: Path | None = None
 
 
 def _open(source: Any, columns: Sequence[str], image_column: str) -> _Sheet:
@@ -266,7 +268,8 @@ def _open(source: Any, columns: Sequence[str], image_column: str) -> _Sheet:
         return _sheet_of_frame(FRAME_NAME, source, columns, image_column)
     read = _reader_of(source)
     if read is not None:
-        return _sheet_of_frame(str(source), _read_frame(source, read), columns, image_column)
+        sheet = _sheet_of_frame(str(source), _read_frame(source, read), columns, image_column)
+        return replace(sheet, folder=Path(source).parent)
     file = read_csv_file(source, (image_column, *columns), image_column)
     names = file.column(image_column)
     ids = cell_texts(names)
@@ -277,6 +280,7 @@ def _open(source: Any, columns: Sequence[str], image_column: str) -> _Sheet:
         files=names,
         cells={column: file.column(column) for column in columns},
         separator=file.separator,
+        folder=Path(source).parent,
     )
 
 
@@ -393,12 +397,14 @@ def _joined(columns: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def _files_of(
-    names: Sequence[Any], folder: PathLike | None, what: str, suffixes: Collection[str] = SUFFIXES
-) -> list[Any]:
+def _files_of(names: Sequence[Any], folder: PathLike | None, what: str) -> list[Any]:
     """Return the file of each name; images in memory as they are. Without a folder none is looked for."""
     if folder is not None:
-        return find_files(names, folder, what, suffixes)
+        return find_files(names, folder, what)
+    return _paths_of(names)
+
+
+def _paths_of(names: Sequence[Any]) -> list[Any]:
     files: list[Any] = []
     for name in names:
         if isinstance(name, str):
@@ -424,7 +430,11 @@ def _read_masks(sheet: _Sheet, column: str, images: PathLike | None) -> list[Any
             f"{sheet.name}: all cells of {column!r} are empty; fill some in, or leave it out"
         )
     names = [masks[row] for row in rows]
-    files = _files_of(names, images, f"labels named in {sheet.name}", MASK_SUFFIXES)
+    if images is None:
+        files = _paths_of(names)
+    else:
+        what = f"labels named in {sheet.name}"
+        files = find_files(names, images, what, MASK_SUFFIXES, beside=sheet.folder)
     for row, file in zip(rows, files, strict=True):
         masks[row] = file
     return masks

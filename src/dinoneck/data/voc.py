@@ -13,7 +13,8 @@ from xml.etree.ElementTree import Element
 
 from dinoneck.atomic import read_regular
 from dinoneck.data.cells import PathLike, check_unique, composed, number_of
-from dinoneck.data.coco import ClassName, Coco, CocoBox, CocoCategory, CocoImage, Listed
+from dinoneck.data.coco import Listed
+from dinoneck.data.coco_entries import ClassName, Coco, CocoBox, CocoCategory, CocoImage
 from dinoneck.data.listing import images_below
 from dinoneck.errors import DataError
 from dinoneck.text import reason_of, some_of

@@ -18,7 +18,8 @@ from msgspec import Raw
 
 from dinoneck.atomic import read_regular
 from dinoneck.data.cells import PathLike, check_unique, composed, number_of
-from dinoneck.data.coco import ClassName, Coco, CocoBox, CocoCategory, CocoImage, Listed
+from dinoneck.data.coco import Listed
+from dinoneck.data.coco_entries import ClassName, Coco, CocoBox, CocoCategory, CocoImage
 from dinoneck.data.listing import images_below
 from dinoneck.data.names import find_files, is_absolute
 from dinoneck.data.segmentations import polygon_extent

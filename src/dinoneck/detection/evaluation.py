@@ -15,7 +15,7 @@ from torch import Tensor
 from dinoneck.checks import check_minimum
 from dinoneck.data.boxes import BoxImages
 from dinoneck.data.cells import PathLike
-from dinoneck.data.coco import Crowd
+from dinoneck.data.coco_entries import Crowd
 from dinoneck.data.listed_images import (
     UNKNOWN,
     ListedImages,

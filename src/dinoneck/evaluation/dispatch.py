@@ -6,8 +6,8 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dinoneck.data.coco import Crowd
-from dinoneck.data.columns import DecimalMark
+from dinoneck.data.cells import DecimalMark
+from dinoneck.data.coco_entries import Crowd
 from dinoneck.data.folders import Subfolders
 from dinoneck.data.listed_images import is_yaml
 from dinoneck.data.pairs import Pairing

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from dinoneck.data.boxes import BoxImages
 from dinoneck.data.cells import PathLike
-from dinoneck.data.coco import Crowd
+from dinoneck.data.coco_entries import Crowd
 from dinoneck.data.listed_images import ListedImages
 from dinoneck.data.summary import summarise
 from dinoneck.detection.coco_evaluation import IouType

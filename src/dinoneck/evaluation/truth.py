@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dinoneck.data.cells import FRAME_NAME, GROUP, IMAGES, LABELS, PathLike, is_number
-from dinoneck.data.columns import DecimalMark
+from dinoneck.data.cells import FRAME_NAME, GROUP, IMAGES, LABELS, DecimalMark, PathLike, is_number
 from dinoneck.data.folders import (
     DataFolder,
     Subfolders,

@@ -15,11 +15,11 @@ from dinoneck.data.sheet import (
     Heat,
     Regions,
     Sample,
-    _shortened_name,
-    _tile,
-    _wrapped,
     choose_rows,
     draw_sheet,
+    draw_tile,
+    shortened_name,
+    wrapped,
 )
 from dinoneck.images.colours import CLASSES, NODATA, PALETTE
 
@@ -58,7 +58,7 @@ def test_regions_have_a_light_fill_an_outline_and_hatches_where_unlabelled() -> 
     ids[:20] = 0
     ids[:20, 20:] = 1  # has no colour
     regions = Regions(ids, [RED, None], hatched=True)
-    tile = _tile(Sample(square(), "a", overlay=lambda: regions), None)
+    tile = draw_tile(Sample(square(), "a", overlay=lambda: regions), None)
     assert np.allclose(pixel(tile, 0.25, 0.25), [146, 70, 70], atol=1)
     assert pixel(tile, 0.498, 0.25) == RED
     assert pixel(tile, 0.75, 0.25) == (100, 100, 100)
@@ -70,7 +70,7 @@ def test_numbers_are_coloured_and_unknown_ones_show_the_image_in_grey() -> None:
     values = np.full((40, 40), np.nan)
     values[:, :20] = 5.0
     heat = Heat(values, low=0.0, high=5.0)
-    tile = _tile(Sample(square(), "a", overlay=lambda: heat), None)
+    tile = draw_tile(Sample(square(), "a", overlay=lambda: heat), None)
     assert np.allclose(pixel(tile, 0.25, 0.5), np.array([253, 231, 37]) * 0.7 + 30, atol=1)
     assert pixel(tile, 0.75, 0.5) == (100, 100, 100)
 
@@ -81,7 +81,7 @@ def test_a_box_is_where_the_upright_image_has_it(tmp_path: Path) -> None:
     exif[0x0112] = 6
     Image.new("RGB", (40, 20), (100, 100, 100)).save(tmp_path / "a.jpg", exif=exif)
     box = Box((5, 10, 15, 30), "bolt", "#ff0000")
-    tile = _tile(Sample(tmp_path / "a.jpg", "a", size=(40, 20), boxes=[box]), None)
+    tile = draw_tile(Sample(tmp_path / "a.jpg", "a", size=(40, 20), boxes=[box]), None)
     left = (360 - 210) // 2  # the picture is 210 x 420
     assert tile.getpixel((left + 53, 210)) == RED
     assert tile.getpixel((left + 157, 210)) == RED
@@ -101,7 +101,7 @@ def test_large_jpegs_are_decoded_at_a_smaller_scale(
 
     monkeypatch.setattr(sheet, "decode", spy)
     Image.new("RGB", (4000, 3000)).save(tmp_path / "a.jpg")
-    tile = _tile(Sample(tmp_path / "a.jpg", "a"), None)
+    tile = draw_tile(Sample(tmp_path / "a.jpg", "a"), None)
     assert sizes == [(1000, 750)]
     assert tile.width == 360
 
@@ -113,12 +113,12 @@ def test_an_image_that_cannot_be_decoded_has_a_tile_that_says_so(tmp_path: Path)
 
 
 def test_text_that_is_cut_ends_or_begins_with_an_ellipsis() -> None:
-    assert _shortened_name("folder/" * 20 + "IMG_1.jpg", 360).startswith("…")
-    assert _shortened_name("folder/" * 20 + "IMG_1.jpg", 360).endswith("IMG_1.jpg")
-    lines = _wrapped(["word " * 60], 360, most_lines=3)
+    assert shortened_name("folder/" * 20 + "IMG_1.jpg", 360).startswith("…")
+    assert shortened_name("folder/" * 20 + "IMG_1.jpg", 360).endswith("IMG_1.jpg")
+    lines = wrapped(["word " * 60], 360, most_lines=3)
     assert len(lines) == 3
     assert lines[-1].endswith("…")
-    assert _wrapped(["x" * 100], 360, most_lines=3)[0].endswith("…")
+    assert wrapped(["x" * 100], 360, most_lines=3)[0].endswith("…")
 
 
 def test_classes_of_masks_have_the_colours_of_the_other_pictures(tmp_path: Path) -> None:
