@@ -37,6 +37,14 @@ def counted(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
+def counted_first(count: int, words: str) -> str:
+    """Return a number of things in words that begin with a plural: ``1 file of other formats``."""
+    things, _, rest = words.partition(" ")
+    if count == 1:
+        things = things.removesuffix("s")
+    return f"{count} {things} {rest}".rstrip()
+
+
 def in_words(counts: Mapping[str, int]) -> str:
     """Return counted reasons as text: ``3 outside, 1 too small``."""
     return ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))

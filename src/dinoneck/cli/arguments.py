@@ -28,7 +28,7 @@ from dinoneck.cli.options import options_of
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.kinds import RUNTIMES, AnyRuntime, Precision, Runtime
 from dinoneck.registry import WITH_OWN_VIT
-from dinoneck.text import did_you_mean
+from dinoneck.text import counted_first, did_you_mean
 from dinoneck.training.config import FrozenBackbone
 
 if TYPE_CHECKING:
@@ -533,11 +533,13 @@ def list_images(paths: Sequence[Path], *, skip_unusable: bool = False) -> list[P
         if not path.is_dir():
             files.append(path)
             continue
-        listing = list_files(path)
+        listing = list_files(path, without_masks=True)
         check_any_pictures(path, listing.files)
         files += listing.files
         if listing.left_out:
-            counts = ", ".join(f"{count} {words}" for words, count in listing.left_out.items())
+            counts = ", ".join(
+                counted_first(count, words) for words, count in listing.left_out.items()
+            )
             announce(f"{path}: left out: {counts}")
     for file in files:
         check_encodable(file, file)

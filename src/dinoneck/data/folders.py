@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Literal
 
 from dinoneck.data.cells import FOLD, IMAGES, LABELS, PathLike, composed
 from dinoneck.data.listing import (
+    IMAGE_FOLDERS,
+    MASK_FOLDERS,
     MASK_SUFFIXES,
     SUFFIXES,
     check_any_pictures,
@@ -38,8 +40,6 @@ LEFT_OUT = "left_out"
 """The entry of ``table.attrs`` that says what was left out, in words -> how many."""
 
 # what folders are called, in any case
-IMAGE_FOLDERS = ("images", "imgs", "jpegimages", "leftimg8bit")
-MASK_FOLDERS = ("masks", "labels", "annotations", "gt", "gtfine", "segmentationclass", "trimaps")
 PARTS = {
     "train": "train",
     "training": "train",

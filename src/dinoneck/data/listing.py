@@ -20,6 +20,10 @@ JPEG and WebP, which change numbers, are listed so that :mod:`dinoneck.images.ra
 by their names.
 """
 
+# names of folders, in small letters
+IMAGE_FOLDERS = ("images", "imgs", "jpegimages", "leftimg8bit")
+MASK_FOLDERS = ("masks", "labels", "annotations", "gt", "gtfine", "segmentationclass", "trimaps")
+
 # each set of files tells a folder that dinoneck wrote: of trainings, and of a feature store
 _FILES_OF_RUNS = ({REPORT, HEADS}, {REPORT, PREDICTIONS}, {REPORT, DETECTOR})
 _FILES_OF_STORES = ({"store.json", "index.sqlite"},)
@@ -43,7 +47,11 @@ class Listing:
 
 
 def list_files(
-    folder: Path, suffixes: Collection[str] = SUFFIXES, *, without: Path | None = None
+    folder: Path,
+    suffixes: Collection[str] = SUFFIXES,
+    *,
+    without: Path | None = None,
+    without_masks: bool = False,
 ) -> Listing:
     """List the files below a folder; links are followed.
 
@@ -54,6 +62,8 @@ def list_files(
         folder: the folder.
         suffixes: of the files, in lower case; other files are counted.
         without: a folder below it that is not listed.
+        without_masks: leave out folders called as those of masks (``masks``, ``labels`` ...) beside one
+            called as that of images (``images``, ``imgs`` ...).
 
     Raises:
         DataError: if the folder does not exist or cannot be listed, or a link leads nowhere.
@@ -61,7 +71,7 @@ def list_files(
     check_folder(folder)
     listing = Listing()
     passed_over = frozenset() if without is None else frozenset([identity_of(without)])
-    _list_folder(folder, suffixes, passed_over, listing, is_top=True)
+    _list_folder(folder, suffixes, passed_over, listing, without_masks=without_masks, is_top=True)
     return listing
 
 
@@ -71,6 +81,7 @@ def _list_folder(
     passed_over: frozenset[Hashable],
     listing: Listing,
     *,
+    without_masks: bool,
     is_top: bool = False,
 ) -> None:
     """Add the files below a folder to a listing; the folders that it lies in are passed over."""
@@ -86,6 +97,7 @@ def _list_folder(
     if not is_top and any(files <= names for files in (*_FILES_OF_RUNS, *_FILES_OF_STORES)):
         listing.left_out["folders of runs and stores"] += 1
         return
+    has_images_beside = without_masks and any(name.lower() in IMAGE_FOLDERS for name in names)
     has_sheet = _SHEET_TEXT in names and not _BESIDE_SHEET.isdisjoint(names)
     for entry in entries:
         path = folder / entry.name
@@ -96,8 +108,11 @@ def _list_folder(
         if is_folder:
             if entry.name.startswith("_"):
                 listing.left_out["folders called _…"] += 1
+            elif has_images_beside and entry.name.lower() in MASK_FOLDERS:
+                listing.left_out["folders of masks"] += 1
             else:
-                _list_folder(path, suffixes, passed_over | {identity}, listing)
+                inner = passed_over | {identity}
+                _list_folder(path, suffixes, inner, listing, without_masks=without_masks)
         elif entry.is_symlink() and not path.exists():
             raise DataError(
                 f"the link {path} leads nowhere; restore its target, or remove the link"
@@ -131,12 +146,12 @@ def check_folder(folder: Path) -> None:
 
 
 def images_below(folder: Path) -> list[Path]:
-    """Return the images below a folder, see :func:`list_files`.
+    """Return the images below a folder without its masks, see :func:`list_files`.
 
     Raises:
         DataError: if there are none.
     """
-    images = list_files(folder).files
+    images = list_files(folder, without_masks=True).files
     check_any_pictures(folder, images)
     return images
 

@@ -132,7 +132,9 @@ def _find_others(
     suffixes: Collection[str],
 ) -> list[Any]:
     """Find the files of the names that have none yet."""
-    listed = _ListedFiles(list_files(root, suffixes).files, root)
+    listed = _ListedFiles(
+        list_files(root, suffixes, without_masks=suffixes == SUFFIXES).files, root
+    )
     complete: list[Any] = []
     missing = []
     for name, file in zip(names, found, strict=True):

@@ -46,7 +46,7 @@ from dinoneck.images.content import cached_hash_of
 from dinoneck.images.decoding import read_image_size
 from dinoneck.images.orientation import upright
 from dinoneck.images.pixels import in_threads, read_header
-from dinoneck.text import counted, printable
+from dinoneck.text import counted, counted_first, printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,13 +58,6 @@ MOST_LINES = 15
 _MOST_SETS = 3  # of identical images in a line
 _JPEG_QUALITY = 85
 _BITS = 8  # of a byte
-_SINGULARS = {
-    "files": "file",
-    "folders": "folder",
-    "images": "image",
-    "masks": "mask",
-    "rows": "row",
-}
 _PIECE = 64  # headers that a thread reads at once
 
 
@@ -97,7 +90,7 @@ class DataSummary:
         if "objects" in facts:
             last += object_lines(facts["objects"])
         if facts["left_out"]:
-            reasons = [_counted_first(count, words) for words, count in facts["left_out"].items()]
+            reasons = [counted_first(count, words) for words, count in facts["left_out"].items()]
             last.append(f"left out: {', '.join(reasons)}")
         last.append(_identical_line(facts["identical"]))
         targets = [_target_line(name, values) for name, values in facts["targets"].items()]
@@ -371,15 +364,6 @@ def _largest_value(image: Any) -> int:
     with Image.open(image) as opened:
         values = np.asarray(opened)
     return int(values.max()) * (257 if values.dtype == np.uint8 else 1)
-
-
-def _counted_first(count: int, words: str) -> str:
-    """A number of things in words that begin with their plural: ``1 file of other formats (.heic)``."""
-    plural, _, rest = words.partition(" ")
-    things = plural
-    if count == 1:
-        things = _SINGULARS.get(plural, plural)
-    return f"{count} {things} {rest}".rstrip()
 
 
 def image_lines(facts: Mapping[str, Any]) -> list[str]:

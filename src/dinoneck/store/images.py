@@ -49,7 +49,8 @@ def image_ids(
 
     Args:
         paths: images and folders, which are searched to the bottom for names that end in a
-            picture's suffix. A file that is listed several times counts once.
+            picture's suffix, without folders of masks beside folders of images. A file that is
+            listed several times counts once.
         root: what ids are relative to; None: the one folder given, else the nearest folder that
             holds all images.
 
@@ -60,7 +61,8 @@ def image_ids(
     tops = [Path(os.path.abspath(path)) for path in listed]  # noqa: PTH100 - resolve() would follow links
     unique_files: dict[Path, None] = {}
     for top in tops:
-        unique_files |= dict.fromkeys(list_files(top).files if top.is_dir() else [top])
+        files_of_top = list_files(top, without_masks=True).files if top.is_dir() else [top]
+        unique_files |= dict.fromkeys(files_of_top)
     files = list(unique_files)
     if not files:
         raise DataError(

@@ -417,7 +417,7 @@ def test_images_that_cannot_be_used_are_left_out_on_request(place: Path) -> None
     printed = cli(*job(place, "--skip-unusable", "--json", "--batch-size", "2"))
     assert sorted(Path(name).name for name in printed.json["unusable"]) == ["a.png", "m.png"]
     for suffix in (".gif", ".heic", ".txt"):
-        assert f"1 files of other formats ({suffix})" in printed.err
+        assert f"1 file of other formats ({suffix})" in printed.err
     assert [Path(row["image"]).stem for row in rows_of(place / "out.csv")] == ["large", "small"]
 
 

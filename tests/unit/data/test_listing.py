@@ -42,6 +42,15 @@ def test_what_dinoneck_wrote_is_left_out(files: list[str], left: list[str], tmp_
     assert found_files == ["0.png", *left]
 
 
+def test_folders_of_masks_beside_images_are_no_images(tmp_path: Path) -> None:
+    touched(tmp_path, "images/1.png", "masks/1.png", "b/imgs/2.png", "b/Labels/2.png", "c/gt/3.png")
+    listing = list_files(tmp_path, without_masks=True)
+    found = [file.relative_to(tmp_path).as_posix() for file in listing.files]
+    assert found == ["b/imgs/2.png", "c/gt/3.png", "images/1.png"]
+    assert listing.left_out == {"folders of masks": 2}
+    assert len(list_files(tmp_path).files) == 5
+
+
 def test_other_formats_are_counted_by_suffix(tmp_path: Path) -> None:
     touched(tmp_path, "0.png", "1.HEIC", "a/2.heic", "a/t.csv", "LICENSE")
     assert list_files(tmp_path).left_out == {
