@@ -76,7 +76,7 @@ def find_files(
        capitals of the suffix do not count.
     3. The file at this path whose suffix the name leaves out: ``a/1`` is ``a/1.jpg``; ``1.jpg`` is
        never ``1.png``.
-    4. The one file whose path ends with most of the name's last parts: ``/home/x/1.jpg`` is
+    4. The one file whose path ends with most of the name's last parts: ``/data/x/1.jpg`` is
        ``a/1.jpg`` if no other file ends with ``1.jpg``.
 
     Args:
