@@ -297,6 +297,19 @@ def test_groups_of_two_columns_are_not_taken_for_each_other(tmp_path: Path) -> N
 # Files
 
 
+def test_masks_may_be_named_relative_to_the_table(tmp_path: Path) -> None:
+    """Also where an image of the folder ends with the same parts, as for masks of ``dinoneck paint``."""
+    for name in ("photos/a/0.png", "run/masks/a/0.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    path = tmp_path / "run" / "masks.csv"
+    path.write_text("image,mask\na/0.png,masks/a/0.png\n")
+
+    table = read_table(path, tmp_path / "photos", labels="mask")
+
+    assert [*table["labels"]] == [tmp_path / "run" / "masks" / "a" / "0.png"]
+
+
 def test_files_and_masks_are_found_below_the_folder_of_the_images(tmp_path: Path) -> None:
     kit.write_images(tmp_path, ["a.png", "b.png", "masks/a.png"])
     path = written(tmp_path, "image,mask\na.png,masks/a.png\nb.png,\n")
