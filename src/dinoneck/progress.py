@@ -9,7 +9,6 @@ from typing import Any
 from tqdm import tqdm
 
 SECONDS_PER_LINE = 60.0  # of a log
-# from here on a time is in minutes, in hours, and in whole hours
 
 
 def progress(

@@ -45,13 +45,8 @@ RUNTIME_VARIABLE = "DINONECK_RUNTIME"
 """The environment variable that names the runtime where a command line does not."""
 NO_IMAGES = "no images are named; name images, or folders of them, before the options"
 """The message for a command line without images; a remedy of the verb may follow."""
-_TRUTH_SUFFIXES = (
-    ".csv",
-    ".tsv",
-    ".parquet",
-    ".xlsx",
-    ".json",
-)  # of truths, which people name in the place of images
+# of truths, which people name in the place of images
+_TRUTH_SUFFIXES = (".csv", ".tsv", ".parquet", ".xlsx", ".json")
 Words = Annotated[tuple[str, ...], tyro.conf.Fixed, tyro.conf.Suppress]
 """A verb's argument ``words``, which :func:`parse` fills with its command line."""
 

@@ -7,6 +7,7 @@ image. So cell (r, c) of the label covers what patch (r, c) of the prepared imag
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -417,10 +418,18 @@ class MaskNumbers:
     @classmethod
     def of(cls, values: Raw) -> MaskNumbers:
         """Look at numbers of any shape, NaN = unlabelled."""
-        known = values[~np.isnan(values)]
-        low, high = (float(known.min()), float(known.max())) if len(known) else (np.nan, np.nan)
-        step = max(1, -(-len(known) // _MOST_PIXELS))
-        return cls(len(known), values.size - len(known), low, high, known[::step].copy())
+        numbers = values[~np.isnan(values)]
+        unlabelled = values.size - len(numbers)
+        if not len(numbers):
+            return cls(0, unlabelled, low=np.nan, high=np.nan, sample=numbers)
+        step = math.ceil(len(numbers) / _MOST_PIXELS)
+        return cls(
+            labelled=len(numbers),
+            unlabelled=unlabelled,
+            low=float(numbers.min()),
+            high=float(numbers.max()),
+            sample=numbers[::step].copy(),
+        )
 
 
 @dataclass(frozen=True)

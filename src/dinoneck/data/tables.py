@@ -405,6 +405,7 @@ def _files_of(names: Sequence[Any], folder: PathLike | None, what: str) -> list[
 
 
 def _paths_of(names: Sequence[Any]) -> list[Any]:
+    """The names as paths, which are not looked for; images in memory as they are."""
     files: list[Any] = []
     for name in names:
         if isinstance(name, str):
